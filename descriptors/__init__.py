@@ -1,0 +1,1 @@
+"""Data: hypervisor profiles, guest operating systems, and the schema of a descriptor."""

@@ -1,0 +1,5 @@
+"""`python -m ovfbuild`."""
+
+from ovfbuild.cli.main import main
+
+main()

@@ -1,0 +1,141 @@
+"""What can be computed again, kept under `$XDG_CACHE_HOME/ovfbuild` by the digest of what made it.
+
+An entry is a folder `KIND/DIGEST/`. It is made in a folder of another name and renamed when it is
+whole, so an entry that can be seen is complete. Its age is its `made` file's modification time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_MADE = "made"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache."""
+
+    kind: str
+    digest: str
+    path: Path
+    made: float
+    """When it was made, in seconds since the epoch."""
+    used: float
+    """When a build last took it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on the disk (holes cost nothing)."""
+        return sum(f.stat().st_blocks * 512 for f in self.path.rglob("*") if f.is_file())
+
+    @property
+    def about(self) -> str:
+        """What it is, in its maker's words."""
+        return (self.path / _MADE).read_text(encoding="utf-8").strip()
+
+
+def cache_root() -> Path:
+    """`$XDG_CACHE_HOME/ovfbuild`, by default `~/.cache/ovfbuild`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "ovfbuild"
+
+
+class Cache:
+    """The entries under one root."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_root()
+
+    def find(self, kind: str, digest: str) -> Entry | None:
+        """The entry, or None. Finding it counts as using it."""
+        folder = self.root / kind / digest
+        made = folder / _MADE
+        if not made.exists():
+            return None
+        os.utime(folder)
+        return self._entry(kind, folder)
+
+    def obtain(
+        self, kind: str, digest: str, about: str, make: Callable[[Path], None], *, again: bool = False
+    ) -> tuple[Entry, bool]:
+        """The entry, made by `make(folder)` if there is none yet (or `again`); and whether it was made now.
+
+        Two processes that want the same entry make it once: the second waits for the first.
+        """
+        with self._lock(kind, digest):
+            found = None if again else self.find(kind, digest)
+            if found:
+                return found, False
+            with self.workspace(f"{kind}-") as work:
+                make(work)
+                (work / _MADE).write_text(about + "\n", encoding="utf-8")
+                folder = self.root / kind / digest
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                self._remove(folder)
+                work.rename(folder)
+            entry = self.find(kind, digest)
+            assert entry is not None
+            return entry, True
+
+    @contextmanager
+    def workspace(self, prefix: str = "work-") -> Iterator[Path]:
+        """A scratch folder on the cache's file system, gone at the end (a killed build's goes with `prune`)."""
+        base = self.root / "work"
+        base.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+        try:
+            yield folder
+        finally:
+            self._remove(folder)
+
+    def entries(self) -> list[Entry]:
+        """All entries, newest use first."""
+        found = [
+            self._entry(kind.name, folder)
+            for kind in (self.root.iterdir() if self.root.is_dir() else ())
+            if kind.is_dir() and kind.name not in ("work", "locks")
+            for folder in kind.iterdir()
+            if (folder / _MADE).exists()
+        ]
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def prune(self, older_than: float, *, now: float | None = None) -> list[Entry]:
+        """Removes what was not used for `older_than` seconds, and workspaces of killed builds a day old."""
+        limit = (time.time() if now is None else now) - older_than
+        gone = [entry for entry in self.entries() if entry.used <= limit]
+        for entry in gone:
+            with self._lock(entry.kind, entry.digest):
+                self._remove(entry.path)
+        day_ago = time.time() - min(86400.0, older_than)
+        work = self.root / "work"
+        for folder in work.iterdir() if work.is_dir() else ():
+            if folder.stat().st_mtime < day_ago:
+                self._remove(folder)
+        return gone
+
+    def _entry(self, kind: str, folder: Path) -> Entry:
+        return Entry(kind, folder.name, folder, (folder / _MADE).stat().st_mtime, folder.stat().st_mtime)
+
+    @contextmanager
+    def _lock(self, kind: str, digest: str) -> Iterator[None]:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / f"{kind}-{digest}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        """Gone from under its name at once, however long the deletion takes."""
+        if folder.exists():
+            doomed = Path(tempfile.mkdtemp(prefix=".doomed-", dir=folder.parent))
+            folder.rename(doomed / "entry")
+            shutil.rmtree(doomed)
