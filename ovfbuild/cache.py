@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,14 +87,28 @@ class Cache:
 
     @contextmanager
     def workspace(self, prefix: str = "work-") -> Iterator[Path]:
-        """A scratch folder on the cache's file system, gone at the end (a killed build's goes with `prune`)."""
+        """A scratch folder on the cache's file system, gone at the end (a killed build's: with `prune`)."""
         base = self.root / "work"
         base.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
         try:
-            yield folder
+            with _in_use(folder):
+                yield folder
         finally:
             self._remove(folder)
+
+    @contextmanager
+    def resumable(self, name: str) -> Iterator[Path]:
+        """A scratch folder that its next user finds as this one left it; gone when its block ends well.
+
+        One user at a time: hold the lock of the entry that it is for.
+        """
+        folder = self.root / "work" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        with _in_use(folder):
+            yield folder
+        self._remove(folder)
 
     def entries(self) -> list[Entry]:
         """All entries, newest use first."""
@@ -117,8 +131,9 @@ class Cache:
         day_ago = time.time() - min(86400.0, older_than)
         work = self.root / "work"
         for folder in work.iterdir() if work.is_dir() else ():
-            if folder.stat().st_mtime < day_ago:
-                self._remove(folder)
+            with suppress(FileNotFoundError):  # its build may end just now
+                if folder.stat().st_mtime < day_ago and not _used(folder):
+                    self._remove(folder)
         return gone
 
     def _entry(self, kind: str, folder: Path) -> Entry:
@@ -132,10 +147,32 @@ class Cache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    @staticmethod
-    def _remove(folder: Path) -> None:
-        """Gone from under its name at once, however long the deletion takes."""
+    def _remove(self, folder: Path) -> None:
+        """Gone from under its name at once, however long the deletion takes (killed in it: `prune`)."""
         if folder.exists():
-            doomed = Path(tempfile.mkdtemp(prefix=".doomed-", dir=folder.parent))
+            (self.root / "work").mkdir(exist_ok=True)
+            doomed = Path(tempfile.mkdtemp(prefix=".doomed-", dir=self.root / "work"))
             folder.rename(doomed / "entry")
             shutil.rmtree(doomed)
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Says so to every process that asks `_used`, until the block, or this process, ends."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(held)
+
+
+def _used(folder: Path) -> bool:
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(held)
+    return False

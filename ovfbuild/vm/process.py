@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ovfbuild.errors import ProgramError
@@ -23,6 +24,9 @@ _PACKAGES = {
     "sfdisk": "fdisk",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
+    "apt-config": "apt",
+    "newuidmap": "uidmap",
+    "unshare": "util-linux",
     "grub-mkimage": "grub-common",
     "fakeroot": "fakeroot",
 }
@@ -137,7 +141,5 @@ def _feed(child: subprocess.Popen[bytes], data: bytes | None) -> None:
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -1,0 +1,39 @@
+# `make` alone explains itself. Two targets do all their own set-up: appliance and test.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PY := .venv/bin/python
+
+.PHONY: help setup appliance test check acceptance lint types bench clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## install what is missing (apt and pip), into .venv
+	@scripts/setup
+
+appliance: setup ## build examples/hello, verify it, print the OVA and how to import it
+	@scripts/appliance examples/hello
+
+test: setup ## all tests but the long matrix; a real Debian from start to end
+	$(PY) -m pytest -m "not acceptance" --durations=10
+
+check: setup ## the tests without real guests
+	$(PY) -m pytest -m "not acceptance and not guest"
+
+acceptance: setup ## the long matrix: every distribution, every failure, on real guests
+	$(PY) -m pytest -m acceptance
+
+lint: setup ## ruff, shellcheck, man pages
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	shellcheck scripts/setup scripts/appliance .ci/run
+	scripts/lint-man docs/man/*.[15]
+
+types: setup ## mypy, strict
+	.venv/bin/mypy
+
+bench: setup ## pack a real disk beside qemu-img, sha256sum and tar: DISK=file
+	$(PY) scripts/bench $(DISK)
+
+clean: ## remove what the targets above made here (the cache: ovfbuild cache prune)
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,103 @@
+"""What a disk is built on: a Debian made here, or an image fetched or named. Cached by what made it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovfbuild.cache import Cache
+from ovfbuild.errors import FileError, UsageError
+from ovfbuild.files import digest_of, sha256_of
+from ovfbuild.progress import Progress, step
+from ovfbuild.spec.models import Base
+from ovfbuild.spec.plan import Plan
+from ovfbuild.spec.units import format_duration
+from ovfbuild.vm import debian, disk
+from ovfbuild.vm.apt import Mirrors, host_mirrors
+from ovfbuild.vm.fetch import fetch, parse_checksum
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """A disk to build over. `capacity` in bytes; `digest` names its content or what made it."""
+
+    path: Path
+    format: str
+    capacity: int
+    digest: str
+    title: str
+    mirrors: Mirrors | None = None
+    """Where the build VM's apt gets packages instead of the image's own sources."""
+    suite: str = ""
+
+
+def base_image(plan: Plan, cache: Cache, progress: Progress, *, offline: bool, again: bool) -> BaseImage:
+    """The base that the appliance names, made or fetched if the cache hasn't got it.
+
+    Raises:
+        UsageError: it is not in the cache, and there is to be no network.
+        FileError, ProgramError: it could not be fetched or made.
+    """
+    base = plan.appliance.base
+    if base.distribution:
+        return _distribution(base, cache, progress, offline=offline, again=again)
+    return _image(base, cache, progress, offline=offline)
+
+
+def _distribution(base: Base, cache: Cache, progress: Progress, *, offline: bool, again: bool) -> BaseImage:
+    assert base.distribution is not None
+    recipe = debian.Recipe(base.distribution.partition(":")[2], mirror=base.mirror)
+    digest = digest_of(list(recipe.digest_inputs()))
+    if offline and (again or cache.find("bases", digest) is None):
+        raise UsageError(
+            f"with --offline, {base.distribution} can only come from the cache, which has none",
+            "build once with a network",
+        )
+
+    def produce(folder: Path) -> None:
+        with step(progress, f"make the base {base.distribution}"):
+            debian.make_base(recipe, folder, progress)
+
+    entry, made = cache.obtain("bases", digest, f"{base.distribution}, made from packages", produce, again=again)
+    if not made:
+        age = format_duration(round(time.time() - entry.made))
+        progress.note(f"the base {base.distribution} is from the cache, made {age} ago")
+    path = entry.path / "disk.qcow2"
+    return BaseImage(
+        path,
+        "qcow2",
+        disk.probe(path).virtual_size,
+        digest,
+        base.distribution,
+        mirrors=Mirrors(base.mirror) if base.mirror else host_mirrors(),
+        suite=recipe.suite,
+    )
+
+
+def _image(base: Base, cache: Cache, progress: Progress, *, offline: bool) -> BaseImage:
+    if isinstance(base.image, str):
+        with step(progress, f"fetch {base.image.rpartition('/')[2]}"):
+            sums = str(base.checksums) if base.checksums else None
+            path = fetch(base.image, base.checksum, sums, cache, progress, offline=offline)
+    else:
+        assert base.image is not None
+        path = base.image
+        with step(progress, f"read {path.name}"):
+            _check(path, base)
+    image = disk.probe(path)
+    return BaseImage(path, image.format, image.virtual_size, sha256_of(path), path.name)
+
+
+def _check(path: Path, base: Base) -> None:
+    """An image that is here already need not have a checksum; one that has it is compared."""
+    if base.checksum is None:
+        return
+    algorithm, wanted = parse_checksum(base.checksum)
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    if found != wanted:
+        raise FileError(
+            f"{path}: its {algorithm} is {found}, not {wanted}", "mend base.checksum, or get the image again"
+        )

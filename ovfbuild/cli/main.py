@@ -1,0 +1,224 @@
+"""The commands. Nothing else prints, and nothing else exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+
+from ovfbuild import __version__, errors, pipeline
+from ovfbuild.cache import Cache
+from ovfbuild.cli import render
+from ovfbuild.cli.terminal import TerminalProgress
+from ovfbuild.progress import LogProgress, Progress
+from ovfbuild.spec import appliance, plan, schema
+from ovfbuild.spec.units import parse_duration
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    a bug in ovfbuild (with a traceback)
+  2    the command line or appliance.toml is wrong
+  3    a program is missing or failed
+  4    the guest failed
+  5    a file is not what it should be
+  6    verification failed
+  130  interrupted
+"""
+
+F = TypeVar("F", bound=Callable[..., Any])
+_APPLIANCE = click.argument("appliance_file", metavar="APPLIANCE", type=click.Path(path_type=Path))
+_OUT = click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("dist"),
+    show_default=True,
+    help="Folder for the OVAs.",
+)
+_PROFILE = click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE.")
+_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show every line that the guest and programs write.")
+_ACCEL = click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
+_NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
+
+
+def command(group: click.Group, name: str | None = None) -> Callable[[F], click.Command]:
+    """A command whose --help ends with the exit codes."""
+    return group.command(name, epilog=EXIT_CODES)
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ovfbuild")
+def cli() -> None:
+    """Turn one TOML file into an OVF virtual appliance that imports everywhere, and prove that it boots."""
+
+
+@command(cli)
+@_APPLIANCE
+@_OUT
+@_PROFILE
+@_ACCEL
+@_NO_BOOT
+@click.option("--offline", is_flag=True, help="Use no network: only what is in the cache; the guest has none either.")
+@click.option("--no-cache", is_flag=True, help="Make the base and the disk anew.")
+@click.option(
+    "--on-failure",
+    type=click.Choice(["clean", "keep", "shell"]),
+    default="clean",
+    show_default=True,
+    help="clean: keep the logs only; keep: the disk and the seed too; shell: open the guest's serial console.",
+)
+@_VERBOSE
+def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
+    """Build, package and verify APPLIANCE; print the path of each OVA."""
+    if how["on_failure"] == "shell" and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise errors.UsageError("--on-failure shell needs a terminal", "use --on-failure keep in scripts and CI")
+    options = pipeline.Options(
+        out=out,
+        accel=how["accel"],
+        boot=not how["no_boot"],
+        offline=how["offline"],
+        use_cache=not how["no_cache"],
+        on_failure=how["on_failure"],
+    )
+    for package in pipeline.make(_plan(appliance_file, profiles), options, _progress(verbose)):
+        click.echo(package)
+
+
+@command(cli)
+@_APPLIANCE
+@click.option(
+    "--disk",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A qcow2, raw or VMDK image, packed as it is.",
+)
+@_OUT
+@_PROFILE
+@_VERBOSE
+def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...], verbose: bool) -> None:
+    """Wrap an existing disk; no VM is started. Prints the path of each OVA."""
+    options = pipeline.Options(out=out, boot=False)
+    for package in pipeline.pack(_plan(appliance_file, profiles), disk, options, _progress(verbose)):
+        click.echo(package)
+
+
+@command(cli)
+@click.argument("ova", type=click.Path(path_type=Path))
+@click.option("--boot", is_flag=True, help="Boot it too, on the hardware that it declares.")
+@click.option("--timeout", default="30 min", show_default=True, help="For that boot.")
+@_ACCEL
+@_VERBOSE
+def verify(ova: Path, boot: bool, timeout: str, accel: str, verbose: bool) -> None:
+    """Open an OVA again and judge it: archive, manifest, descriptor, VMDK."""
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise errors.UsageError(f"--timeout: {error}") from error
+    verdict = pipeline.verify(ova, boot=boot, accel=accel, timeout=seconds, progress=_progress(verbose))
+    click.echo(render.verdict(ova, verdict))
+
+
+@command(cli)
+@click.argument("ova", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
+def inspect(ova: Path, as_json: bool) -> None:
+    """Say what is inside an OVA."""
+    package = pipeline.inspect(ova)
+    click.echo(json.dumps(package, indent=2) if as_json else render.package(package))
+
+
+@command(cli, "plan")
+@_APPLIANCE
+@_PROFILE
+def show_plan(appliance_file: Path, profiles: tuple[str, ...]) -> None:
+    """Print the resolved plan as JSON; nothing is built."""
+    click.echo(json.dumps(_plan(appliance_file, profiles).to_json(), indent=2))
+
+
+@command(cli)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def new(folder: Path) -> None:
+    """Write a commented appliance.toml into DIR that builds as it is."""
+    click.echo(pipeline.new(folder))
+
+
+@command(cli, "schema")
+def show_schema() -> None:
+    """Print the JSON schema of appliance.toml, for editors."""
+    click.echo(json.dumps(schema.json_schema(), indent=2))
+
+
+@cli.group(epilog=EXIT_CODES)
+def cache() -> None:
+    """What earlier builds left to be used again."""
+
+
+@command(cache, "list")
+def cache_list() -> None:
+    """One line an entry: kind, digest, size, age, what it is."""
+    click.echo(render.cache(Cache().entries()), nl=False)
+
+
+@command(cache, "prune")
+@click.option("--older-than", default="30 d", show_default=True, help="What was not used for so long.")
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+def cache_prune(older_than: str, everything: bool) -> None:
+    """Remove what was not used for long; prints what went."""
+    try:
+        gone = Cache().prune(0.0 if everything else parse_duration(older_than))
+    except ValueError as error:
+        raise errors.UsageError(f"--older-than: {error}") from error
+    click.echo(render.cache(gone), nl=False)
+
+
+def _plan(appliance_file: Path, profiles: tuple[str, ...]) -> plan.Plan:
+    return plan.resolve(appliance.load(appliance_file), os.environ, profiles=profiles)
+
+
+def _progress(verbose: bool) -> Progress:
+    """A terminal sees steps move; anything else gets plain lines."""
+    if sys.stderr.isatty():
+        return TerminalProgress(Console(stderr=True), verbose)
+    return LogProgress(sys.stderr, verbose)
+
+
+def main() -> NoReturn:
+    """The entry point: every way out is decided here."""
+    # A `kill` cleans up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cli.main(prog_name="ovfbuild", standalone_mode=False)
+    except errors.OvfbuildError as error:
+        _say(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(errors.UsageError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted", "")
+        sys.exit(errors.Interrupted.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        _say("this is a bug in ovfbuild", "please report it with the lines above")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _say(message: str, hint: str) -> None:
+    click.echo(f"ovfbuild: {message}", err=True)
+    if hint:
+        click.echo(f"  → {hint}", err=True)

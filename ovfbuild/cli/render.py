@@ -1,0 +1,60 @@
+"""Results as text for people: what a package holds, what was found, what the cache has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ovfbuild.cache import Entry
+from ovfbuild.spec.units import format_size
+from ovfbuild.verify.verdict import Verdict
+
+
+def age(seconds: float) -> str:
+    """`3 days`, `5 h`, `2 min`: the largest unit that fits."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def cache(entries: Sequence[Entry]) -> str:
+    """One line an entry."""
+    now = time.time()
+    rows = [
+        f"{entry.kind:12} {entry.digest[:12]} {format_size(entry.size):>10} {age(now - entry.made):>8}  {entry.about}"
+        for entry in entries
+    ]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def verdict(ova: Path, said: Verdict) -> str:
+    """The findings, then one line."""
+    lines = [f"{finding.level}: {finding}" for finding in said.findings]
+    return "\n".join([*lines, f"{ova}: good ({', '.join(said.checked)})"])
+
+
+def package(facts: dict[str, Any]) -> str:
+    """An OVA, section by section."""
+    system = facts["system"]
+    lines = [
+        f"{facts['path']}  {format_size(facts['size'])}",
+        f"  name       {system['name']}",
+        f"  product    {' '.join(filter(None, (facts['product'].get('name'), facts['product'].get('version'))))}",
+        f"  vendor     {facts['product'].get('vendor') or '-'}",
+        f"  guest OS   {system['os']} (CIM {system['os_id']}, {system['vmw_os_type'] or 'no vmw:osType'})",
+        f"  hardware   {system['cpus']} CPUs, {format_size(system['memory'])}, {system['firmware']}",
+        f"  family     {system['family']}",
+    ]
+    lines += [f"  device     {device}" for device in system["devices"]]
+    lines += [f"  network    {network}" for network in facts["networks"]]
+    lines += [
+        f"  disk       {disk['file']}: capacity {format_size(disk['capacity'])}, "
+        f"populated {format_size(disk['populated'])}, file {format_size(disk['size'])}"
+        for disk in facts["disks"]
+    ]
+    lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]
+    lines += [f"  member     {member['name']}  {format_size(member['size'])}" for member in facts["members"]]
+    return "\n".join(lines)

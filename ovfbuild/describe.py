@@ -1,0 +1,210 @@
+"""(Appliance, Profile, disk) → Envelope: what the package says of itself.
+
+Which values, and why these, is in docs/formats.md; each comes from the appliance or from the
+profile's data, and the order of the items is that of the descriptors that eight importers took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from ovfbuild.formats.envelope import (
+    MEBIBYTE,
+    AnnotationSection,
+    Config,
+    Disk,
+    DiskSection,
+    Envelope,
+    EulaSection,
+    File,
+    Item,
+    Network,
+    NetworkSection,
+    OperatingSystemSection,
+    ProductSection,
+    Property,
+    System,
+    VirtualHardwareSection,
+    VirtualSystem,
+)
+from ovfbuild.spec.guest_os import GuestOs
+from ovfbuild.spec.models import Appliance
+from ovfbuild.spec.profile import Controller, Profile
+
+_MIB = 2**20
+_CPU, _MEMORY, _NIC, _CDROM, _DISK, _SERIAL = 3, 4, 10, 15, 17, 21
+"""CIM_ResourceAllocationSettingData.ResourceType."""
+
+_CLOUD_INIT = (
+    ("instance-id", "Instance ID", "a new one makes cloud-init set the machine up again", "id-ovf"),
+    ("hostname", "Host name", "the machine's name; empty leaves the appliance's own", ""),
+    ("public-keys", "SSH public key", "may log in as the default user", ""),
+    ("user-data", "User data", "cloud-init user-data, base64 or plain", ""),
+    ("seedfrom", "Seed URL", "where cloud-init fetches user-data and meta-data from", ""),
+    ("password", "Password", "of the default user; must be changed at the first login", ""),
+)
+"""What cloud-init's DataSourceOVF reads, by its own keys (no class: a class would change the keys)."""
+
+
+@dataclass(frozen=True)
+class PackedDisk:
+    """The disk's file in the package, and its three sizes in bytes."""
+
+    href: str
+    file_size: int
+    capacity: int
+    populated_size: int
+
+
+def describe(appliance: Appliance, profile: Profile, guest_os: GuestOs, disk: PackedDisk) -> Envelope:
+    """The descriptor of a package with one disk."""
+    networks = tuple(Network(n.name, f"The {n.name} network") for n in appliance.networks)
+    return Envelope(
+        files=(File("file1", disk.href, disk.file_size),),
+        disk_section=DiskSection(
+            (
+                Disk(
+                    disk_id="vmdisk1",
+                    file_ref="file1",
+                    # Rounded up: VirtualBox shows it, and a disk never is smaller than it says.
+                    capacity=-(-disk.capacity // _MIB),
+                    populated_size=disk.populated_size,
+                ),
+            )
+        ),
+        network_section=NetworkSection(networks),
+        virtual_system=VirtualSystem(
+            id=appliance.name,
+            name=appliance.name,
+            operating_system=OperatingSystemSection(guest_os.cim, None, guest_os.vmw, guest_os.description),
+            hardware=_hardware(appliance, profile),
+            annotation=AnnotationSection(appliance.annotation) if appliance.annotation else None,
+            products=(_product(appliance),),
+            eulas=(EulaSection(appliance.eula.read_text(encoding="utf-8")),) if appliance.eula else (),
+        ),
+    )
+
+
+def _hardware(appliance: Appliance, profile: Profile) -> VirtualHardwareSection:
+    efi = profile.firmware_config and appliance.hardware.firmware == "efi"
+    return VirtualHardwareSection(
+        system=System(appliance.name, profile.virtual_system_type),
+        items=tuple(_items(appliance, profile)),
+        # Not required: who doesn't know it starts the same disk with its BIOS.
+        configs=(Config("firmware", "efi"),) if efi else (),
+        transport=profile.transport,
+    )
+
+
+def _items(appliance: Appliance, profile: Profile) -> Iterator[Item]:
+    """CPU, memory, controllers, what hangs on them, NICs; InstanceIDs from 1 (0 is the System's)."""
+    numbers = count(1)
+    hardware = appliance.hardware
+    yield Item(
+        next(numbers),
+        f"{hardware.cpus} virtual CPU(s)",
+        _CPU,
+        allocation_units="hertz * 10^6",
+        description="Number of Virtual CPUs",
+        virtual_quantity=hardware.cpus,
+    )
+    mebibytes = hardware.memory // _MIB
+    yield Item(
+        next(numbers),
+        f"{mebibytes}MB of memory",
+        _MEMORY,
+        allocation_units=MEBIBYTE,
+        description="Memory Size",
+        virtual_quantity=mebibytes,
+    )
+    disks = _controller(next(numbers), profile.disk.controller)
+    yield disks
+    drives = None
+    if profile.cdrom.present:
+        same = profile.cdrom.controller == profile.disk.controller
+        drives = disks if same else _controller(next(numbers), profile.cdrom.controller)
+        if not same:
+            yield drives
+    yield Item(
+        next(numbers),
+        "Hard Disk 1",
+        _DISK,
+        address_on_parent="0",
+        host_resource="ovf:/disk/vmdisk1",
+        parent=disks.instance_id,
+    )
+    if drives is not None:
+        yield _cdrom(next(numbers), drives, profile, taken=drives is disks)
+    for number, network in enumerate(appliance.networks):
+        yield _nic(next(numbers), number, network.name, profile)
+    if hardware.serial:
+        yield Item(
+            next(numbers),
+            "Serial Port 1",
+            _SERIAL,
+            automatic_allocation=False,
+            description="Serial Port",
+            required=profile.serial.required,
+        )
+
+
+def _controller(number: int, controller: Controller) -> Item:
+    return Item(
+        number,
+        f"{controller.label} 0",
+        controller.resource_type,
+        controller.resource_subtype or None,
+        address="0",
+        description=controller.label,
+    )
+
+
+def _cdrom(number: int, controller: Item, profile: Profile, taken: bool) -> Item:
+    return Item(
+        number,
+        "CD/DVD Drive 1",
+        _CDROM,
+        profile.cdrom.resource_subtype or None,
+        address_on_parent="1" if taken else "0",
+        automatic_allocation=False,
+        parent=controller.instance_id,
+        required=profile.cdrom.required,
+    )
+
+
+def _nic(number: int, index: int, network: str, profile: Profile) -> Item:
+    model = profile.nic.resource_subtype
+    return Item(
+        number,
+        f"Ethernet {index + 1}",
+        _NIC,
+        model,
+        # 7 is the first slot that VMware gives to NICs.
+        address_on_parent=str(7 + index),
+        automatic_allocation=True,
+        connection=network,
+        description=f'{model} ethernet adapter on "{network}"',
+    )
+
+
+def _product(appliance: Appliance) -> ProductSection:
+    """The product, and the properties by which vSphere tells cloud-init who the machine is."""
+    return ProductSection(
+        product=appliance.summary or appliance.name,
+        vendor=appliance.vendor or None,
+        version=appliance.version,
+        product_url=appliance.url,
+        properties=tuple(
+            Property(
+                key,
+                value=default,
+                user_configurable=True,
+                password=key == "password",
+                label=label,
+                description=description,
+            )
+            for key, label, description, default in _CLOUD_INIT
+        ),
+    )

@@ -1,0 +1,295 @@
+"""A package as one file: a tar of the descriptor, the manifest and the disks, in that order.
+
+The descriptor comes first though it tells the disks' sizes, and the manifest second though it tells their
+digests. So both are reserved, filled with zeros, and written when the disks are there: a package is
+written in one pass, and no disk ever lies on the host's disk twice.
+
+Source: DSP0243 1.1.0 clause 5.3, and what importers read. GNU format with names below 100 bytes:
+PAX headers are refused by VirtualBox (VERR_TAR_UNSUPPORTED_PAX_TYPE) and hide the descriptor from vSphere
+(xen-orchestra #7047 #7183, oVirt #374), ustar ends at 8 GiB; a GNU header's base-256 size does not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ovfbuild.errors import FileError
+from ovfbuild.formats import names
+
+BLOCK = tarfile.BLOCKSIZE
+RECORD = tarfile.RECORDSIZE
+LARGEST_TAIL = 65536 + 2 * BLOCK
+"""Bytes of zeros that may follow the last member: VirtualBox reads on that far and no further."""
+MOST_MEMBERS = 1000
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"PK": "zip"}
+_FOREIGN = {
+    tarfile.XHDTYPE: "a PAX header",
+    tarfile.XGLTYPE: "a global PAX header",
+    tarfile.SOLARIS_XHDTYPE: "a PAX header",
+    tarfile.GNUTYPE_LONGNAME: "a GNU long name",
+    tarfile.GNUTYPE_LONGLINK: "a GNU long link",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
+    tarfile.DIRTYPE: "a folder",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+}
+_GNU_TAR = "importers read plain files only: pack with “tar --format=gnu” or ovfbuild"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a package: its name, where its content begins, and how many bytes it has."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class Slot:
+    """Room in a package for a member whose content is not yet known."""
+
+    def __init__(self, archive: BinaryIO, name: str, offset: int, size: int) -> None:
+        self._archive = archive
+        self._offset = offset
+        self.name = name
+        self.size = size
+        self.filled = False
+
+    def fill(self, octets: bytes) -> None:
+        """Writes the content, which must have exactly `size` bytes (ValueError)."""
+        if len(octets) != self.size:
+            raise ValueError(f"{self.name}: {len(octets)} bytes for a slot of {self.size}")
+        end = self._archive.tell()
+        self._archive.seek(self._offset)
+        self._archive.write(octets)
+        self._archive.seek(end)
+        self.filled = True
+
+
+class Content:
+    """A member that is being written; see `Archive.member`."""
+
+    def __init__(self, archive: BinaryIO) -> None:
+        self._archive = archive
+        self.size = 0
+
+    def write(self, octets: bytes) -> int:
+        """Appends `octets` to the member and says how many they were."""
+        self._archive.write(octets)
+        self.size += len(octets)
+        return len(octets)
+
+
+class Archive:
+    """A package that is being written; see `create`. One member at a time, in the order of the calls."""
+
+    def __init__(self, stream: BinaryIO, mtime: int) -> None:
+        self._stream = stream
+        self._mtime = mtime
+        self._names: set[str] = set()
+        self._slots: list[Slot] = []
+        self._open = False
+
+    def reserve(self, name: str, size: int) -> Slot:
+        """A member of `size` bytes that is to be filled before the archive ends."""
+        self._begin(name, size)
+        slot = Slot(self._stream, name, self._stream.tell(), size)
+        self._stream.write(bytes(size))
+        self._pad(size)
+        self._slots.append(slot)
+        return slot
+
+    def add(self, name: str, octets: bytes) -> None:
+        """A member whose content is known."""
+        self._begin(name, len(octets))
+        self._stream.write(octets)
+        self._pad(len(octets))
+
+    @contextmanager
+    def member(self, name: str) -> Iterator[Content]:
+        """A member that the block writes; its size is put into its header when the block ends."""
+        self._begin(name, 0)
+        begin = self._stream.tell()
+        content = Content(self._stream)
+        self._open = True
+        yield content
+        self._open = False
+        self._pad(content.size)
+        end = self._stream.tell()
+        self._stream.seek(begin - BLOCK)
+        self._stream.write(header(name, content.size, self._mtime))
+        self._stream.seek(end)
+
+    def _begin(self, name: str, size: int) -> None:
+        if self._open:
+            raise ValueError(f"{name}: the member before it is still open")
+        if name in self._names:
+            raise FileError(f"{name} would be twice in the package", "give each file a name of its own")
+        self._stream.write(header(name, size, self._mtime))
+        self._names.add(name)
+
+    def _pad(self, size: int) -> None:
+        self._stream.write(bytes(-size % BLOCK))
+
+    def finish(self) -> None:
+        """Writes the two zero blocks and fills the last record, as tar does."""
+        empty = [slot.name for slot in self._slots if not slot.filled]
+        if empty:
+            raise ValueError(f"reserved and never filled: {', '.join(empty)}")
+        self._stream.write(bytes(2 * BLOCK))
+        self._stream.write(bytes(-self._stream.tell() % RECORD))
+
+
+@contextmanager
+def create(path: Path, mtime: int) -> Iterator[Archive]:
+    """Writes a package to `path`: the block adds its members, the archive is complete when it ends well.
+
+    Every member has the mode 0644, no owner, and the time `mtime` (seconds since 1970): nothing of
+    the host. Raises FileError for a name that is not portable or comes twice.
+    """
+    with path.open("wb") as stream:
+        archive = Archive(stream, mtime)
+        yield archive
+        archive.finish()
+
+
+def header(name: str, size: int, mtime: int) -> bytes:
+    """The tar block before a member of `size` bytes; from 8 GiB on the size is in base 256.
+
+    Raises FileError for a name that is not portable.
+    """
+    entry = tarfile.TarInfo(names.portable(name))
+    entry.size = size
+    entry.mtime = mtime
+    entry.mode = 0o644
+    return entry.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def members(path: Path) -> list[Member]:
+    """The members of a package, in their order.
+
+    Raises FileError, naming the file and the place, for what some importer refuses: a compressed tar, a first
+    member that is no `.ovf`, anything but plain files (PAX and long-name headers, folders, links, sparse
+    files), a name that is not portable or comes twice, a size in base 256 that does not begin with 80
+    (xen-orchestra), an archive that is cut, lacks its end, or has more than 64 KiB of zeros behind it.
+    """
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        found: list[Member] = []
+        at = 0
+        while (member := _member_at(stream, path.name, at, size)) is not None:
+            _judge(member, found, path.name)
+            found.append(member)
+            at = member.offset + member.size + -member.size % BLOCK
+        if not found:
+            raise FileError(f"{path.name}: an empty archive", "build or download it again")
+        _judge_tail(stream, path.name, at, size)
+    return found
+
+
+def _member_at(stream: BinaryIO, name: str, at: int, size: int) -> Member | None:
+    """The member whose header is at `at`; None at the archive's end."""
+    stream.seek(at)
+    block = stream.read(BLOCK)
+    if at == 0 and block[:2] in _COMPRESSED:
+        raise FileError(f"{name}: compressed with {_COMPRESSED[block[:2]]}, a package is a plain tar", "decompress it")
+    if at == 0 and len(block) < BLOCK:
+        raise FileError(f"{name}: {len(block)} bytes are no package", "build or download it again")
+    if len(block) < BLOCK:
+        raise FileError(f"{name}, byte {at}: the archive ends without its two zero blocks", "was it cut?")
+    if not any(block):
+        return None
+    try:
+        entry = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    except tarfile.HeaderError as error:
+        raise FileError(f"{name}, byte {at}: no tar header ({error})", "an OVA package is a tar") from error
+    if block[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.type == tarfile.DIRTYPE:
+        what = _FOREIGN.get(entry.type, f"an entry of type {entry.type!r}")
+        raise FileError(f"{name}, byte {at}: {what} ({entry.name})", _GNU_TAR)
+    if block[124] > 0x80 or entry.size < 0:
+        raise FileError(f"{name}, byte {at}: an unreadable size ({entry.name})", _GNU_TAR)
+    if at + BLOCK + entry.size > size:
+        raise FileError(
+            f"{name}: truncated, {entry.name} should reach to byte {at + BLOCK + entry.size} of {size}",
+            "download or copy it again",
+        )
+    return Member(entry.name, at + BLOCK, entry.size)
+
+
+def _judge(member: Member, before: list[Member], archive: str) -> None:
+    """FileError for a member that does not belong where it is."""
+    if "/" in member.name or "\\" in member.name:
+        raise FileError(f"{archive}: {member.name} has a folder in its name", "pack the bare files")
+    if names.PORTABLE.fullmatch(member.name) is None:
+        raise FileError(
+            f"{archive}: “{member.name}” is a name that not every importer reads",
+            "use letters, digits and . _ = + - (Proxmox)",
+        )
+    if not before and not member.name.endswith(".ovf"):
+        raise FileError(f"{archive}: its first member is {member.name}, not a descriptor (.ovf)", _GNU_TAR)
+    if any(member.name == other.name for other in before):
+        raise FileError(f"{archive}: {member.name} is in it twice", "build or download it again")
+    if len(before) >= MOST_MEMBERS:
+        raise FileError(f"{archive}: more than {MOST_MEMBERS} members", "that is no appliance")
+
+
+def _judge_tail(stream: BinaryIO, archive: str, at: int, size: int) -> None:
+    """FileError unless what follows the last member is two zero blocks or a few more."""
+    if size - at < 2 * BLOCK:
+        raise FileError(f"{archive}, byte {at}: the archive ends with one zero block, not two", "was it cut?")
+    if size - at > LARGEST_TAIL:
+        raise FileError(f"{archive}: {size - at} bytes after the last member", "VirtualBox reads 65 KiB there")
+    stream.seek(at)
+    if any(stream.read(size - at)):
+        raise FileError(f"{archive}: bytes after the archive's end at {at}", "build or download it again")
+
+
+def window(path: Path, member: Member) -> BinaryIO:
+    """A member's content as a read-only, seekable stream; close it."""
+    return io.BufferedReader(_Window(path.open("rb", buffering=0), member), 1 << 17)
+
+
+class _Window(io.RawIOBase):
+    """Part of a file as if it were the whole of one."""
+
+    def __init__(self, file: io.FileIO, member: Member) -> None:
+        self._file = file
+        self._member = member
+        self._at = 0
+        self.name = member.name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        left = self._member.size - self._at
+        if left <= 0:
+            return 0
+        octets = os.pread(self._file.fileno(), min(len(buffer), left), self._member.offset + self._at)
+        buffer[: len(octets)] = octets
+        self._at += len(octets)
+        return len(octets)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._member.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"{self.name}: no place {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

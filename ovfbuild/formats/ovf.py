@@ -1,0 +1,249 @@
+"""Writes and judges the XML of an OVF descriptor; `ovf_reader` reads it into models.
+
+Source: DSP0243 1.1.0 and its schema DSP8023 1.1.1, narrowed to what importers read: OVF 1.1 (2.0's
+elements fail on VMware and virt-v2v), elements without a prefix and attributes with `ovf:` (CloudStack
+#5415, xen-orchestra #3962), UTF-8 without a byte order mark, rasd: children in alphabetical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+
+from lxml import etree
+
+from ovfbuild.errors import FileError
+from ovfbuild.formats import envelope as model
+
+OVF = "http://schemas.dmtf.org/ovf/envelope/1"
+OVF_2 = "http://schemas.dmtf.org/ovf/envelope/2"
+RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+VSSD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
+VMW = "http://www.vmware.com/schema/ovf"
+XSI = "http://www.w3.org/2001/XMLSchema-instance"
+LARGEST = 12 << 20
+"""Bytes: vCloud Director's limit for a descriptor."""
+
+Element = etree._Element
+
+# The prefixes are declared in this order because lxml takes the first declaration of a namespace for
+# an element: the default one; and for an attribute the first that has a prefix.
+_ROOT = (
+    f'<Envelope xmlns="{OVF}" xmlns:ovf="{OVF}" xmlns:rasd="{RASD}" xmlns:vmw="{VMW}" '
+    f'xmlns:vssd="{VSSD}" xmlns:xsi="{XSI}"/>'
+)
+
+# Of Item: its field, the name of the rasd: child. Alphabetical, which is the schema's sequence.
+RASD_CHILDREN = (
+    ("address", "Address"),
+    ("address_on_parent", "AddressOnParent"),
+    ("allocation_units", "AllocationUnits"),
+    ("automatic_allocation", "AutomaticAllocation"),
+    ("connection", "Connection"),
+    ("description", "Description"),
+    ("element_name", "ElementName"),
+    ("host_resource", "HostResource"),
+    ("instance_id", "InstanceID"),
+    ("parent", "Parent"),
+    ("resource_sub_type", "ResourceSubType"),
+    ("resource_type", "ResourceType"),
+    ("virtual_quantity", "VirtualQuantity"),
+)
+
+Scalar = str | int | bool | None
+
+
+def dump(envelope: model.Envelope) -> bytes:
+    """The descriptor as XML, indented, the same bytes for the same Envelope; `unread` is left out.
+
+    Raises FileError for a text that XML cannot hold (control characters).
+    """
+    root = etree.fromstring(_ROOT)
+    try:
+        _put_package(root, envelope)
+        _put_virtual_system(root, envelope.virtual_system)
+    except ValueError as error:
+        raise FileError(f"the descriptor cannot hold a text: {error}", "remove control characters") from error
+    etree.indent(root, "  ")
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + etree.tostring(root, encoding="UTF-8") + b"\n"
+
+
+def validate(octets: bytes) -> list[str]:
+    """What is wrong with a descriptor by ovfbuild's own schema (descriptors/envelope.rng): “line N: …”.
+
+    Empty if nothing is. Raises FileError for what `tree` refuses.
+    """
+    grammar = resources.files("ovfbuild.descriptors").joinpath("envelope.rng").read_bytes()
+    schema = etree.RelaxNG(etree.fromstring(grammar))
+    if schema.validate(tree(octets)):
+        return []
+    # libxml2 gives line 0 to what it says about attributes, and then says it again with the line.
+    problems = [f"line {entry.line}: {entry.message}" for entry in schema.error_log if entry.line]
+    return list(dict.fromkeys(problems)) or ["line 1: no descriptor of OVF 1.1"]
+
+
+def tree(octets: bytes) -> Element:
+    """The root of an XML document, read without entities, DTDs or the network.
+
+    Raises FileError, with the line, for anything that is not well-formed UTF-8 XML, for a document type
+    (where entity attacks live), and for more than 12 MiB.
+    """
+    hint = "a descriptor is XML 1.0 in UTF-8 without a byte order mark and without a DOCTYPE"
+    if len(octets) > LARGEST:
+        raise FileError(f"the descriptor has {len(octets)} bytes", "importers read 12 MiB of it at most")
+    if octets.startswith(b"\xef\xbb\xbf"):
+        raise FileError("descriptor, line 1: a byte order mark", hint)
+    if (at := octets.find(b"<!DOCTYPE")) >= 0:
+        raise FileError(f"descriptor, line {octets.count(10, 0, at) + 1}: a DOCTYPE", hint)
+    parser = etree.XMLParser(
+        encoding="utf-8",
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    try:
+        return etree.fromstring(octets, parser)
+    except etree.XMLSyntaxError as error:
+        raise FileError(f"descriptor, line {error.lineno or 1}: {error.msg}", hint) from error
+
+
+# Writing
+
+
+def _text(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _attributes(pairs: Iterable[tuple[str, Scalar]], namespace: str = OVF) -> dict[str, str]:
+    """{namespace}name → text of what is there."""
+    return {f"{{{namespace}}}{name}": _text(value) for name, value in pairs if value is not None}
+
+
+def _not_required(required: bool) -> Iterator[tuple[str, Scalar]]:
+    """The attribute is written where it says something: it is true by default."""
+    if not required:
+        yield "required", False
+
+
+def _put(
+    parent: Element,
+    name: str,
+    text: Scalar = None,
+    attributes: Mapping[str, str] | None = None,
+    namespace: str = OVF,
+) -> Element:
+    child = etree.SubElement(parent, f"{{{namespace}}}{name}", dict(sorted((attributes or {}).items())))
+    if text is not None:
+        child.text = _text(text)
+    return child
+
+
+def _put_all(parent: Element, children: Iterable[tuple[str, Scalar]], namespace: str = OVF) -> None:
+    """A child for each value that is there."""
+    for name, value in children:
+        if value is not None:
+            _put(parent, name, value, namespace=namespace)
+
+
+def _put_section(parent: Element, name: str, info: str, attributes: Mapping[str, str] | None = None) -> Element:
+    section = _put(parent, name, None, attributes)
+    _put(section, "Info", info)
+    return section
+
+
+def _put_package(root: Element, envelope: model.Envelope) -> None:
+    references = _put(root, "References")
+    for file in envelope.files:
+        pairs: list[tuple[str, Scalar]] = [("id", file.id), ("href", file.href), ("size", file.size)]
+        pairs += [("compression", file.compression), ("chunkSize", file.chunk_size)]
+        _put(references, "File", None, _attributes(pairs))
+    if envelope.disk_section:
+        section = _put_section(root, "DiskSection", envelope.disk_section.info)
+        for disk in envelope.disk_section.disks:
+            _put(section, "Disk", None, _attributes(_disk_attributes(disk)))
+    if envelope.network_section:
+        section = _put_section(root, "NetworkSection", envelope.network_section.info)
+        for network in envelope.network_section.networks:
+            child = _put(section, "Network", None, _attributes([("name", network.name)]))
+            _put_all(child, [("Description", network.description)])
+
+
+def _disk_attributes(disk: model.Disk) -> Iterator[tuple[str, Scalar]]:
+    yield "capacity", disk.capacity
+    yield "capacityAllocationUnits", disk.capacity_allocation_units
+    yield "diskId", disk.disk_id
+    yield "fileRef", disk.file_ref
+    yield "format", disk.format
+    yield "populatedSize", disk.populated_size
+
+
+def _put_virtual_system(root: Element, system: model.VirtualSystem) -> None:
+    """In the order that VMware expects: what runs, on what, and only then what it is."""
+    parent = _put_section(root, "VirtualSystem", system.info, _attributes([("id", system.id)]))
+    _put_all(parent, [("Name", system.name)])
+    if guest := system.operating_system:
+        attributes = _attributes([("id", guest.id), ("version", guest.version)])
+        attributes |= _attributes([("osType", guest.os_type)], VMW)
+        section = _put_section(parent, "OperatingSystemSection", guest.info, attributes)
+        _put_all(section, [("Description", guest.description)])
+    _put_hardware(parent, system.hardware)
+    if system.annotation:
+        section = _put_section(parent, "AnnotationSection", system.annotation.info)
+        _put(section, "Annotation", system.annotation.annotation)
+    for product in system.products:
+        _put_product(parent, product)
+    for eula in system.eulas:
+        _put(_put_section(parent, "EulaSection", eula.info), "License", eula.license)
+
+
+def _put_hardware(parent: Element, hardware: model.VirtualHardwareSection) -> None:
+    transport = " ".join(hardware.transport) or None
+    attributes = _attributes([("transport", transport)])
+    section = _put_section(parent, "VirtualHardwareSection", hardware.info, attributes)
+    if system := hardware.system:
+        children: list[tuple[str, Scalar]] = [("ElementName", system.element_name)]
+        children.append(("InstanceID", system.instance_id))
+        children.append(("VirtualSystemIdentifier", system.virtual_system_identifier))
+        children.append(("VirtualSystemType", system.virtual_system_type))
+        _put_all(_put(section, "System"), children, VSSD)
+    for item in hardware.items:
+        _put_item(section, item)
+    for config in hardware.configs:
+        attributes = _attributes(_not_required(config.required))
+        attributes |= _attributes([("key", config.key), ("value", config.value)], VMW)
+        _put(section, "Config", None, attributes, VMW)
+
+
+def _put_item(section: Element, item: model.Item) -> None:
+    pairs = [("bound", item.bound), ("configuration", item.configuration), *_not_required(item.required)]
+    element = _put(section, "Item", None, _attributes(pairs))
+    _put_all(element, ((name, getattr(item, field)) for field, name in RASD_CHILDREN), RASD)
+    if item.cores_per_socket is not None:
+        not_required = _attributes(_not_required(False))
+        _put(element, "CoresPerSocket", item.cores_per_socket, not_required, VMW)
+
+
+def _put_product(parent: Element, product: model.ProductSection) -> None:
+    pairs = [("class", product.class_), ("instance", product.instance), *_not_required(product.required)]
+    section = _put_section(parent, "ProductSection", product.info, _attributes(pairs))
+    children = [("Product", product.product), ("Vendor", product.vendor), ("Version", product.version)]
+    children += [("FullVersion", product.full_version), ("ProductUrl", product.product_url)]
+    children += [("VendorUrl", product.vendor_url)]
+    _put_all(section, children)
+    for entry in product.properties:
+        attributes = _attributes(_property_attributes(entry))
+        element = _put(section, "Property", None, attributes)
+        _put_all(element, [("Label", entry.label), ("Description", entry.description)])
+
+
+def _property_attributes(entry: model.Property) -> Iterator[tuple[str, Scalar]]:
+    yield "key", entry.key
+    yield "type", entry.type
+    yield "qualifiers", entry.qualifiers
+    yield "value", entry.value
+    if entry.user_configurable:
+        yield "userConfigurable", True
+    if entry.password:
+        yield "password", True

@@ -1,0 +1,68 @@
+"""Tells the host, from inside a packed appliance, that it has come up: multi-user, cloud-init done.
+
+Lies on the seed that verification attaches; started by its runcmd after cloud-final.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ovfbuild.guest.report import Port
+
+
+def ask(*argv: str) -> str:
+    """What a program says, "" where it is missing."""
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace").strip()
+
+
+def cloud_init() -> dict[str, Any]:
+    """cloud-init's verdict on this boot, `{"status": "done", ...}`."""
+    text = ask("cloud-init", "status", "--format=json") or ask("cloud-init", "status")
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {"status": text.replace("status:", "").strip() or "unknown", "errors": []}
+    return {
+        "status": said.get("status"),
+        "errors": said.get("errors") or [],
+        "datasource": said.get("datasource"),
+    }
+
+
+def wait_for_multi_user(port: Port) -> None:
+    """However long it takes: the host has the clock."""
+    while ask("systemctl", "is-active", "multi-user.target") != "active":
+        port.tell("line", text="waiting for multi-user: " + (ask("systemctl", "list-jobs", "--no-legend")[:200]))
+        time.sleep(2)
+
+
+def main(argv: list[str]) -> int:
+    """`witness TOKEN`: says the token that the host put on the seed, so that it is this boot that answers."""
+    port = Port()
+    wait_for_multi_user(port)
+    with open("/etc/machine-id", encoding="ascii") as stream:
+        machine_id = stream.read().strip()
+    failed = ask("systemctl", "list-units", "--plain", "--no-legend", "--state=failed").splitlines()
+    port.tell(
+        "answered",
+        token=argv[0],
+        cloud_init=cloud_init(),
+        machine_id=machine_id,
+        hostname=ask("hostname"),
+        addresses=ask("hostname", "--all-ip-addresses").split(),
+        failed_units=[line.split()[0] for line in failed if line.strip()],
+        uptime=ask("cat", "/proc/uptime").split()[:1],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

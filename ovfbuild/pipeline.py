@@ -1,0 +1,287 @@
+"""The order of a build, top to bottom.
+
+    make ─▶ sealed_disk ─▶ base_image            the slow half: one VM, or none where the cache has the disk
+         └▶ publish     ─▶ package.write         the fast half: one package a profile
+                        ─▶ prove                 ... opened again, judged, compared, booted
+
+What the two halves know is in a `Plan`; what they share is the `Workshop` of one run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovfbuild import package
+from ovfbuild.bases import BaseImage, base_image
+from ovfbuild.cache import Cache
+from ovfbuild.errors import FileError, OvfbuildError, UsageError, VerificationError
+from ovfbuild.files import digest_of, published
+from ovfbuild.progress import Both, LogProgress, Progress, step
+from ovfbuild.spec import appliance as appliance_file
+from ovfbuild.spec import cloud_config
+from ovfbuild.spec.plan import Plan, disk_inputs
+from ovfbuild.spec.profile import Profile
+from ovfbuild.spec.units import format_duration
+from ovfbuild.verify import boot as boot_check
+from ovfbuild.verify.inside import facts
+from ovfbuild.verify.package import Package, judge, open_package
+from ovfbuild.verify.verdict import Verdict
+from ovfbuild.vm import accelerator, apt, build, disk, guest_apt, seed
+from ovfbuild.vm.machine import Limits
+from ovfbuild.vm.sealed import SealedDisk, adopt, keep, seal, sealed_in
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a build is run; none of it changes what comes out."""
+
+    out: Path
+    accel: str = "auto"
+    boot: bool = True
+    offline: bool = False
+    use_cache: bool = True
+    on_failure: str = "clean"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """One run's place to work: the cache, a scratch folder that goes, and the evidence of a failure."""
+
+    cache: Cache
+    scratch: Path
+    evidence: Path
+    progress: Progress
+
+
+def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
+    """Builds, packages and verifies; returns the paths of the packages."""
+    with _workshop(plan, options, progress) as shop:
+        sealed = sealed_disk(plan, options, shop)
+        return [publish(sealed, plan, profile, options, shop) for profile in plan.profiles]
+
+
+def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> list[Path]:
+    """Packages a disk that is there already, as it is; returns the paths of the packages."""
+    with _workshop(plan, options, progress) as shop:
+        sealed = adopt(disk_file)
+        return [publish(sealed, plan, profile, options, shop) for profile in plan.profiles]
+
+
+def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
+    """The sealed disk of this plan: from the cache if nothing that it is made of has changed."""
+    base = base_image(plan, shop.cache, shop.progress, offline=options.offline, again=not options.use_cache)
+    key = digest_of({"plan": disk_inputs(plan), "base": base.digest, "guest": seed.guest_modules_digest_inputs()})
+    found = shop.cache.find("disks", key) if options.use_cache else None
+    if found:
+        age = format_duration(round(time.time() - found.made))
+        shop.progress.note(f"the sealed disk is from the cache, made {age} ago (--no-cache makes a new one)")
+        return sealed_in(found.path)
+    if options.offline and plan.appliance.system.packages:
+        raise UsageError(
+            "system.packages can't be installed with --offline, and the cache has no disk of this appliance",
+            "build it once with a network; from then on --offline takes the disk from the cache",
+        )
+
+    def produce(folder: Path) -> None:
+        _build(plan, base, key, options, shop, folder)
+
+    title = f"{plan.appliance.name}: sealed disk on {base.title}"
+    entry, _ = shop.cache.obtain("disks", key, title, produce, again=not options.use_cache)
+    return sealed_in(entry.path)
+
+
+def _build(plan: Plan, base: BaseImage, key: str, options: Options, shop: Workshop, folder: Path) -> None:
+    """Boots the build VM, and seals what it leaves into `folder`."""
+    chosen = accelerator.choose(options.accel, shop.cache, shop.progress)
+    order = _order(plan, base, key, options)
+    try:
+        overlay = build.build(order, chosen, shop.scratch, shop.evidence, shop.progress)
+    except OvfbuildError:
+        if options.on_failure == "keep":
+            keep(shop.scratch, shop.evidence)
+        raise
+    with step(shop.progress, "seal the disk"):
+        seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress)
+    overlay.unlink()
+
+
+def _order(plan: Plan, base: BaseImage, key: str, options: Options) -> build.BuildOrder:
+    appliance = plan.appliance
+    capacity = max(appliance.hardware.disk, base.capacity)
+    if capacity > appliance.hardware.disk:
+        raise UsageError(
+            f"hardware.disk is smaller than the base, which has {base.capacity} bytes",
+            "make hardware.disk larger",
+        )
+    return build.BuildOrder(
+        base=base.path,
+        base_format=base.format,
+        capacity=capacity,
+        instance=f"ovfbuild-{key[:16]}",
+        hostname=appliance.hostname,
+        user_data=cloud_config.merge(seed.build_cloud_config(), plan.user_data, str(appliance.cloud_init.user_data)),
+        steps={"steps": [one.to_json() for one in plan.steps], "seal": _seal_orders(plan)},
+        payload={
+            **_payload(plan),
+            **guest_apt.seed_files(base.mirrors, base.suite, _apt_settings(), os.environ),
+        },
+        limits=Limits(appliance.build.timeout, appliance.build.stall),
+        cpus=appliance.build.cpus,
+        memory=appliance.build.memory,
+        efi=appliance.build.firmware == "efi",
+        isolated=options.offline,
+        on_failure=options.on_failure,
+    )
+
+
+def _payload(plan: Plan) -> dict[str, bytes | Path]:
+    return {blob.name: blob.source for blob in plan.payload}
+
+
+def _seal_orders(plan: Plan) -> dict[str, Any]:
+    appliance = plan.appliance
+    lines = appliance.base.sources
+    return {
+        "hostname": appliance.hostname,
+        "locale": appliance.system.locale,
+        "serial": appliance.hardware.serial,
+        "sources": "".join(f"{line}\n" for line in lines) if lines else None,
+    }
+
+
+def _apt_settings() -> apt.Settings:
+    """The host's, where it has an apt."""
+    return apt.host_settings() if shutil.which("apt-config") else apt.Settings()
+
+
+def publish(sealed: SealedDisk, plan: Plan, profile: Profile, options: Options, shop: Workshop) -> Path:
+    """Packs for one profile and proves it; only then does the package get its name."""
+    target = options.out / package.Names.of(plan, profile).package
+    with published(target) as partial:
+        with step(shop.progress, f"pack {target.name}"):
+            package.write(sealed, plan, profile, partial, shop.scratch, shop.progress)
+        prove(partial, sealed, plan, options, shop)
+    return target
+
+
+def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop) -> None:
+    """Opens the package again and judges it; its disk is the sealed one; it boots.
+
+    Raises:
+        VerificationError: anything of this is not so.
+    """
+    with step(shop.progress, "verify"):
+        opened, _ = _judged(path, shop.progress)
+        for member in opened.disks:
+            inside = disk.inside(opened.path, member.offset, member.size)
+            if not disk.compare(disk.described(sealed.path, sealed.format), inside):
+                raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
+    if options.boot:
+        _boot(opened, options.accel, plan.appliance.build.timeout, shop)
+
+
+def verify(path: Path, *, boot: bool, accel: str, timeout: float, progress: Progress) -> Verdict:
+    """Judges a package that is there already, and boots it if asked to.
+
+    Raises:
+        FileError: it is no package.
+        VerificationError: something is wrong with it.
+    """
+    cache = Cache()
+    with (
+        _evidence(path.with_suffix(".failed"), cache) as (scratch, evidence),
+        _logged(evidence, progress) as both,
+    ):
+        with step(both, "verify"):
+            opened, verdict = _judged(path, both)
+        if boot:
+            _boot(opened, accel, timeout, Workshop(cache, scratch, evidence, both))
+            return Verdict(verdict.findings, (*verdict.checked, "boot"))
+        return verdict
+
+
+def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
+    opened = open_package(path)
+    verdict = judge(opened, progress)
+    for finding in verdict.findings:
+        if finding.level == "warning":
+            progress.warn(str(finding))
+    if verdict.errors:
+        raise VerificationError(
+            f"{path.name} is not a good package:\n" + "\n".join(f"  {finding}" for finding in verdict.errors),
+            "build it again",
+        )
+    return opened, verdict
+
+
+def _boot(opened: Package, accel: str, timeout: float, shop: Workshop) -> None:
+    chosen = accelerator.choose(accel, shop.cache, shop.progress)
+    with step(shop.progress, "boot the package"):
+        answer = boot_check.boot(opened, chosen, timeout, shop.scratch, shop.evidence, shop.progress)
+    for finding in answer.findings():
+        shop.progress.warn(str(finding))
+    shop.progress.note(f"the package booted: multi-user and cloud-init done after {answer.seconds:.0f} s")
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What is inside a package, for JSON."""
+    return facts(open_package(path))
+
+
+def new(folder: Path) -> Path:
+    """Writes a commented appliance.toml that builds; never over one that is there."""
+    target = folder / "appliance.toml"
+    if target.exists():
+        raise FileError(f"{target} is there already", "name another folder")
+    with published(target) as partial:
+        partial.write_text(appliance_file.template(), encoding="utf-8")
+    return target
+
+
+@contextmanager
+def _workshop(plan: Plan, options: Options, progress: Progress) -> Iterator[Workshop]:
+    cache = Cache()
+    final = options.out / f"{plan.appliance.name}-{plan.appliance.version}.failed"
+    with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
+        yield Workshop(cache, scratch, evidence, both)
+
+
+@contextmanager
+def _logged(evidence: Path, progress: Progress) -> Iterator[Progress]:
+    """Progress that is written to build.log as well, every line of it."""
+    with (evidence / "build.log").open("w", encoding="utf-8") as log:
+        yield Both(progress, LogProgress(log, verbose=True))
+
+
+@contextmanager
+def _evidence(final: Path, cache: Cache) -> Iterator[tuple[Path, Path]]:
+    """A scratch folder, and one for logs that is moved to `final` when a program, the guest or the package failed.
+
+    What an earlier failure left there is gone once a run does not fail.
+    """
+    with cache.workspace() as scratch:
+        evidence = scratch / "evidence"
+        evidence.mkdir()
+        try:
+            yield scratch, evidence
+        except OvfbuildError as error:
+            if error.exit_code != UsageError.exit_code:
+                _replace(evidence, final)
+                error.hint = f"{error.hint}\n  → the logs are in {final}" if error.hint else f"the logs are in {final}"
+            raise
+        if final.exists():
+            shutil.rmtree(final)
+
+
+def _replace(evidence: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        shutil.rmtree(final)
+    shutil.move(evidence, final)

@@ -1,0 +1,177 @@
+"""The plan of a build: all that follows from text, before any program is started. Read this first.
+
+    appliance.toml ─ appliance.load ─▶ Appliance ─┐
+    descriptors/   ─ profile.load   ─▶ Profile …  ├─ resolve ─▶ Plan ─┬─▶ steps, payload   for the guest
+    environment    ─ epoch          ─▶ int       ─┘                   ├─▶ profiles         for the packages
+                                                                      └─▶ disk_inputs      for the cache
+
+What can be known to be wrong from text ends here, as a UsageError. A plan is a value: the same
+appliance.toml, files and environment give the same plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ovfbuild.errors import UsageError
+from ovfbuild.spec.appliance import FILE_NAME, HINT, Appliance, User
+from ovfbuild.spec.guest_os import GuestOs, guest_os
+from ovfbuild.spec.payload import Blob, Payload
+from ovfbuild.spec.profile import Profile, load_profile
+from ovfbuild.spec.steps import Account, FilesStep, PackagesStep, ScriptStep, Step, SystemStep, UsersStep
+
+DEFAULT_EPOCH = 315532800
+"""1980-01-01T00:00:00Z: the first moment that a FAT file system can hold."""
+
+_SUDO_ALL = "ALL=(ALL:ALL) NOPASSWD: ALL"
+_HIDDEN = "…"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made."""
+
+    appliance: Appliance
+    profiles: tuple[Profile, ...]
+    """One package is made for each; at least one, no two of the same name."""
+    guest_os: GuestOs
+    epoch: int
+    """The time that everything in a package bears, in seconds since 1970."""
+    steps: tuple[Step, ...]
+    """What the guest does, in order."""
+    payload: tuple[Blob, ...]
+    """The content that the steps refer to."""
+    user_data: str | None
+    """The author's cloud-config, checked; None where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for people and programs. Contents and password hashes are not in it."""
+        return {
+            "appliance": _hidden(self.appliance.model_dump(mode="json")),
+            "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
+            "guest_os": self.guest_os.model_dump(mode="json"),
+            "epoch": self.epoch,
+            "steps": [_hidden(step.to_json()) for step in self.steps],
+            "payload": [
+                {
+                    "name": blob.name,
+                    "source": FILE_NAME if isinstance(blob.source, bytes) else str(blob.source),
+                    "size": blob.size,
+                    "sha256": blob.sha256,
+                }
+                for blob in self.payload
+            ],
+        }
+
+
+def resolve(appliance: Appliance, environ: Mapping[str, str], *, profiles: Sequence[str] = ()) -> Plan:
+    """The plan of an appliance. `profiles`, where given, stand for the appliance's own.
+
+    Reads every file that goes into the guest, for its digest.
+    """
+    payload = Payload()
+    steps = tuple(_steps(appliance, payload))
+    mistakes = [*payload.mistakes, *_same_targets(steps)]
+    if mistakes:
+        raise UsageError("\n".join(f"{FILE_NAME}: {mistake}" for mistake in mistakes), HINT)
+    author = appliance.cloud_init.user_data
+    return Plan(
+        appliance=appliance,
+        profiles=tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles)),
+        guest_os=guest_os(appliance.base.guest_os),
+        epoch=_epoch(environ),
+        steps=steps,
+        payload=payload.blobs,
+        user_data=author.read_text(encoding="utf-8") if author else None,
+    )
+
+
+def disk_inputs(plan: Plan) -> dict[str, Any]:
+    """All that decides what is on the sealed disk, and nothing else; for `files.digest_of`, not for eyes.
+
+    Not in it, as no text holds them: the digest of an image (where no `checksum` is given), the
+    packages that a mirror has today, ovfbuild's own programs in the guest. The caller adds what it knows.
+    """
+    base, user_data = plan.appliance.base, plan.user_data
+    return {
+        "base": {
+            "distribution": base.distribution,
+            # A checksum is the image, wherever it lies.
+            "image": base.checksum or (str(base.image) if base.image else None),
+            "checksums": base.checksums,
+            "mirror": base.mirror,
+            "sources": list(base.sources),
+        },
+        "disk": plan.appliance.hardware.disk,
+        "steps": [step.to_json() for step in plan.steps],
+        "payload": {blob.name: blob.sha256 for blob in plan.payload},
+        "user_data": hashlib.sha256(user_data.encode()).hexdigest() if user_data is not None else None,
+    }
+
+
+def _steps(appliance: Appliance, payload: Payload) -> Iterator[Step]:
+    system = appliance.system
+    yield SystemStep(
+        name="system",
+        hostname=appliance.hostname,
+        timezone=system.timezone,
+        locale=system.locale,
+        keyboard=system.keyboard,
+        serial=appliance.hardware.serial,
+    )
+    if system.packages:
+        yield PackagesStep(name="packages", packages=system.packages)
+    if system.users:
+        yield UsersStep(name="users", users=tuple(_account(user) for user in system.users))
+    times: Counter[str] = Counter()
+    for index, file in enumerate(appliance.files):
+        times[file.target] += 1
+        again = f" ({times[file.target]})" if times[file.target] > 1 else ""
+        yield FilesStep(name=f"files {file.target}{again}", entries=payload.entries(f"files[{index}]", file))
+    for index, script in enumerate(appliance.scripts):
+        yield ScriptStep(name=f"script {script.name}", blob=payload.script(f"scripts[{index}]", script))
+
+
+def _account(user: User) -> Account:
+    rule = user.sudo if isinstance(user.sudo, str) else _SUDO_ALL if user.sudo else ""
+    return Account(user.name, user.groups, rule, user.shell, user.ssh_keys, user.password_hash)
+
+
+def _same_targets(steps: Sequence[Step]) -> Iterator[str]:
+    """A file that two [[files]] name outright is an oversight; a later folder over an earlier is not."""
+    first: dict[str, int] = {}
+    files = [step for step in steps if isinstance(step, FilesStep)]
+    for index, step in enumerate(files):
+        if len(step.entries) == 1 and step.entries[0].type == "file":
+            target = step.entries[0].target
+            if target in first:
+                yield f"files[{index}].target: '{target}' is also files[{first[target]}]'s; keep one"
+            first.setdefault(target, index)
+
+
+def _epoch(environ: Mapping[str, str]) -> int:
+    """SOURCE_DATE_EPOCH, https://reproducible-builds.org/specs/source-date-epoch/."""
+    text = environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return DEFAULT_EPOCH
+    if not re.fullmatch(r"[0-9]{1,11}", text, re.ASCII):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is '{text}', not a number of seconds since 1970",
+            "Unset it, or: export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)",
+        )
+    return int(text)
+
+
+def _hidden(value: Any) -> Any:
+    """The same without what may be a secret: password hashes, and contents (the payload has digests)."""
+    if isinstance(value, dict):
+        return {
+            key: _HIDDEN if key in ("password_hash", "content", "run") and inner else _hidden(inner)
+            for key, inner in value.items()
+        }
+    return [_hidden(inner) for inner in value] if isinstance(value, list | tuple) else value

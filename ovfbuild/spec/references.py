@@ -1,0 +1,123 @@
+"""The types of values that refer to something: a file beside appliance.toml, a profile, a time zone.
+
+Paths are taken from the folder of the appliance.toml, which is in the validation's context as
+`{"folder": Path}`; so every path that leaves spec/ is absolute, and was seen to exist.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from pathlib import Path
+from typing import Annotated
+
+from ovfbuild.errors import UsageError
+from ovfbuild.spec import cloud_config, guest_os, profile
+from ovfbuild.spec.fields import HTTP, json_string, text_field
+from ovfbuild.spec.mistakes import closest, quoted
+
+# --- files beside the appliance.toml -------------------------------------------------------------
+
+
+def _existing(text: str, folder: Path) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("is not a path; name a file")
+    try:
+        path = folder / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{quoted(text)} begins with the home of an unknown user; write the path") from None
+    if not path.exists():
+        near = closest(path.name, (p.name for p in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise ValueError(f"{quoted(text)} does not exist (looked for {path}){near}")
+    return path
+
+
+def _file(text: str, folder: Path) -> Path:
+    path = _existing(text, folder)
+    if not path.is_file():
+        raise ValueError(f"{quoted(text)} is not a file; name a file")
+    return path
+
+
+def _text_file(text: str, folder: Path) -> Path:
+    path = _file(text, folder)
+    try:
+        if not path.read_text(encoding="utf-8").strip():
+            raise ValueError(f"{quoted(text)} is empty; write something in it, or leave out the key")
+    except UnicodeDecodeError:
+        raise ValueError(f"{quoted(text)} is not UTF-8 text; save it as UTF-8") from None
+    return path
+
+
+def _user_data(text: str, folder: Path) -> Path:
+    path = _text_file(text, folder)
+    try:
+        cloud_config.parse(path.read_text(encoding="utf-8"), path.name)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+    return path
+
+
+def _image(text: str, folder: Path) -> Path | str:
+    if "://" not in text:
+        return _file(text, folder)
+    if not re.fullmatch(HTTP, text):
+        raise ValueError(f"{quoted(text)} can't be downloaded; use a path, https:// or http://")
+    return text
+
+
+AnyPath = Annotated[Path, text_field(_existing), json_string()]
+"""A file or a folder that exists."""
+FilePath = Annotated[Path, text_field(_file), json_string()]
+TextFile = Annotated[Path, text_field(_text_file), json_string()]
+UserDataFile = Annotated[Path, text_field(_user_data), json_string()]
+FileOrUrl = Annotated[Path | str, text_field(_image), json_string()]
+"""A Path is a file that exists, a str is an http(s) URL."""
+
+# --- names of things that ship -------------------------------------------------------------------
+
+
+def _profile(text: str, folder: Path) -> str:
+    del folder
+    known = profile.profile_names()
+    if text not in known:
+        near = closest(text, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"unknown profile {quoted(text)}{near}")
+    return text
+
+
+def _distribution(text: str, folder: Path) -> str:
+    del folder
+    known = guest_os.distributions()
+    if text not in known:
+        raise ValueError(f"{quoted(text)} can't be made here; write {' or '.join(known)}, or name an image")
+    return text
+
+
+def _guest_os(text: str, folder: Path) -> str:
+    del folder
+    if guest_os.find(text) is None:
+        known = guest_os.names()
+        near = closest(text, known) or f"; known: {', '.join(known)}"
+        raise ValueError(f"unknown system {quoted(text)}{near}")
+    return text
+
+
+ProfileName = Annotated[str, text_field(_profile), json_string()]
+Distribution = Annotated[str, text_field(_distribution), json_string()]
+GuestOsName = Annotated[str, text_field(_guest_os), json_string()]
+
+
+def _timezone(text: str, folder: Path) -> str:
+    del folder
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        if known:  # a machine without tzdata can't judge
+            near = closest(text, known) or '; write one such as "Etc/UTC" or "Europe/Paris"'
+            raise ValueError(f"{quoted(text)} is not a time zone{near}") from None
+    return text
+
+
+Timezone = Annotated[str, text_field(_timezone), json_string()]

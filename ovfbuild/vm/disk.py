@@ -1,0 +1,407 @@
+"""Disk images, through qemu-img: what they are, what stands under and over them, and where their blocks lie.
+
+A path is always handed over absolute: qemu-img takes `nbd:…`, `json:{…}` and `-x` for something else.
+A format is always named: a guest can write any magic number into a raw disk. What comes from outside
+goes through `probe` first, which lets nothing pass that would make QEMU open another file.
+
+qcow2's header: QEMU's docs/interop/qcow2.txt. VMDK's: VMware's Virtual Disk Format 5.0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovfbuild.errors import FileError, ProgramError
+from ovfbuild.files import published
+from ovfbuild.progress import Progress, Silent
+from ovfbuild.vm.process import run
+
+SECTOR = 512
+_PROBE_SECONDS = 30
+_MAGICS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk Descriptor", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+)
+_NO_DISKS = (
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"\xfd7zXZ\0", "compressed by xz"),
+    (0, b"BZh", "compressed by bzip2"),
+    (0, b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (257, b"ustar", "a tar archive"),
+)
+_QCOW2_HEADER = struct.Struct(">4sIQIIQI")
+"""Magic, version, offset and size of the backing file's name, cluster bits, size, encryption."""
+_QCOW2_DATA_FILE = 1 << 2
+"""Among the incompatible features, 8 bytes at 72: the data are in another file."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk image as qemu-img describes it. Sizes are bytes."""
+
+    format: str
+    virtual_size: int
+    """A multiple of 512."""
+    backing: str = ""
+    """The whole name of the image that it lies over."""
+
+
+def probe(path: Path, image_format: str | None = None, *, trusted: bool = False) -> Image:
+    """What an image is; its format by its own magic number if none is named.
+
+    Args:
+        trusted: we made it, so it may lie over another one. Otherwise it must be complete in itself.
+
+    Raises:
+        FileError: no such file, no disk image, encrypted, or one that refers to other files.
+        ProgramError: qemu-img is missing.
+    """
+    found = image_format or _detect(path)
+    if not trusted:
+        _refuse_references(path, found)
+    facts = _info(path, found)[0]
+    backing = facts.get("full-backing-filename") or facts.get("backing-filename") or ""
+    inner = facts.get("format-specific", {}).get("data", {})
+    outside = [extent.get("filename") for extent in inner.get("extents", ())]
+    if not trusted and (backing or inner.get("data-file") or outside not in ([], [str(path.absolute())])):
+        raise _refers(path)
+    if facts.get("encrypted"):
+        raise FileError(f"{path} is encrypted", "give an image without encryption")
+    return Image(found, -(-int(facts["virtual-size"]) // SECTOR) * SECTOR, backing)
+
+
+def overlay(base: Path, base_format: str, path: Path, size: int | None = None) -> None:
+    """Makes a qcow2 that holds only what is written over `base`; `size` in bytes, by default the base's.
+
+    Raises:
+        FileError: `size` is less than the base's: its end, the second partition table too, would be cut off.
+    """
+    least = probe(base, base_format, trusted=True).virtual_size
+    if size is not None and size < least:
+        raise FileError(
+            f"{base} is a disk of {least} bytes, too large for one of {size}",
+            f"give the disk at least {-(-least >> 30)} GiB",
+        )
+    over: list[str | Path] = ["-b", base.absolute(), "-F", base_format]
+    run(["qemu-img", "create", "-q", "-f", "qcow2", *over, path.absolute(), str(size or least)])
+
+
+def convert(
+    source: Path, source_format: str, target: Path, target_format: str, progress: Progress | None = None
+) -> None:
+    """Writes a disk, with all that lies under it, as an image of its own; it appears whole or not at all."""
+    with published(target) as partial:
+        _convert(source, source_format, partial, target_format, progress or Silent())
+
+
+def flatten(source: Path, target: Path, progress: Progress | None = None) -> None:
+    """An overlay and all that it lies over, as one qcow2."""
+    convert(source, "qcow2", target, "qcow2", progress)
+
+
+def check(path: Path, image_format: str) -> None:
+    """Reads an image's own tables.
+
+    Raises:
+        FileError: they are damaged. Lost clusters only cost space, and a format without a check has none.
+    """
+    try:
+        run(["qemu-img", "check", "-q", "-f", image_format, path.absolute()], ok=(0, 3, 63))
+    except ProgramError as error:
+        raise FileError(f"{path} is damaged: {_last_line(error)}", "make or download it again") from error
+
+
+def described(path: Path, image_format: str) -> str:
+    """An image in the words of qemu-img's --image-opts."""
+    return f"driver={image_format},file.driver=file,file.filename={_escape(path)}"
+
+
+def inside(archive: Path, offset: int, size: int, image_format: str = "vmdk") -> str:
+    """An image that lies within another file, an OVA say, in the words of --image-opts; in bytes."""
+    return (
+        f"driver={image_format},file.driver=raw,file.offset={offset},file.size={size},"
+        f"file.file.driver=file,file.file.filename={_escape(archive)}"
+    )
+
+
+def compare(one: str, other: str) -> bool:
+    """Whether two disks, in the words of --image-opts, have the same content; a longer one ends in zeros.
+
+    Raises:
+        ProgramError: one of them can't be read.
+    """
+    said = run(["qemu-img", "compare", "--image-opts", one, other], ok=(0, 1), timeout=3600)
+    return "Images are identical" in said
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """Bytes of the disk from `start` to `end` that lie at `place` of an open file of `size` bytes."""
+
+    start: int
+    end: int
+    file: int
+    place: int
+    size: int
+
+
+class DiskReader:
+    """A disk's content, read where its blocks lie. Places and sizes are bytes; any thread may read."""
+
+    def __init__(self, capacity: int, extents: Sequence[_Extent]) -> None:
+        self._capacity = capacity
+        self._extents = extents
+        self._starts = [extent.start for extent in extents]
+
+    @property
+    def capacity(self) -> int:
+        """The size of the disk, a multiple of 512."""
+        return self._capacity
+
+    def runs(self) -> Iterable[tuple[int, int]]:
+        """(offset, length) of what may hold anything but zeros: ascending, disjoint, as long as can be."""
+        start = end = 0
+        for extent in self._extents:
+            if extent.start != end:
+                if end > start:
+                    yield start, end - start
+                start = extent.start
+            end = extent.end
+        if end > start:
+            yield start, end - start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Those bytes of the disk; zeros where nothing is allocated."""
+        end = offset + length
+        pieces: list[bytes] = []
+        for index in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._extents)):
+            extent = self._extents[index]
+            if extent.start >= end:
+                break
+            first, last = max(offset, extent.start), min(end, extent.end)
+            if first >= last:
+                continue
+            if first > offset:
+                pieces.append(bytes(first - offset))
+            pieces.append(_read_all(extent, first, last - first))
+            offset = last
+        if offset < end:
+            pieces.append(bytes(end - offset))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextmanager
+def open_reader(path: Path, image_format: str, workspace: Path) -> Iterator[DiskReader]:
+    """Opens a disk for reading its blocks, nobody writing to it meanwhile.
+
+    raw and qcow2 are read in place, with all that a qcow2 lies over. What qemu-img can't give the
+    place of (compressed clusters, other formats) becomes a sparse raw in `workspace` for as long.
+
+    Raises:
+        FileError: it can't be opened.
+    """
+    with ExitStack() as stack:
+        if image_format == "raw":
+            yield _read_raw(path, stack)
+            return
+        reader = _read_mapped(path, stack) if image_format == "qcow2" else None
+        if reader is None:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="raw-", dir=workspace))
+            raw = Path(scratch) / "disk.raw"
+            _convert(path, image_format, raw, "raw", Silent())
+            reader = _read_raw(raw, stack)
+        yield reader
+
+
+def _detect(path: Path) -> str:
+    """The format that a file's magic number tells. Raises FileError."""
+    if not path.is_file():
+        raise FileError(f"{path} is no file" if path.exists() else f"{path} does not exist", "name a disk image")
+    head = _head(path)
+    for place, magic, image_format in _MAGICS:
+        if head.startswith(magic, place):
+            return image_format
+    for place, magic, what in _NO_DISKS:
+        if head.startswith(magic, place):
+            raise FileError(f"{path} is no disk image: it is {what}", "unpack it first")
+    size = path.stat().st_size
+    if size == 0 or size % SECTOR:
+        raise FileError(
+            f"{path} is no disk image: no magic number, and {size} bytes are no whole number of sectors",
+            "give a qcow2, VMDK, VDI, VHDX, VHD or raw image",
+        )
+    with path.open("rb") as stream:
+        stream.seek(-SECTOR, os.SEEK_END)
+        return "vpc" if stream.read(8) == b"conectix" else "raw"
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(SECTOR)
+    except OSError as error:
+        raise FileError(f"{path} can't be read: {error.strerror}", "name a disk image") from error
+
+
+def _refuse_references(path: Path, image_format: str) -> None:
+    """Refuses an image that names other files before qemu-img, which would open them, sees it."""
+    head = _head(path)
+    if image_format == "qcow2" and len(head) >= 104 and head.startswith(b"QFI\xfb"):
+        _, version, backing, _, _, _, encryption = _QCOW2_HEADER.unpack_from(head)
+        features = int.from_bytes(head[72:80], "big") if version >= 3 else 0
+        if backing or features & _QCOW2_DATA_FILE:
+            raise _refers(path)
+        if encryption:
+            raise FileError(f"{path} is encrypted", "give an image without encryption")
+    if image_format == "vmdk" and (head.startswith(b"# Disk") or head[12:20] == bytes(8)):
+        # The text form, or a sparse one of no sectors: both list extents in other files.
+        raise _refers(path)
+
+
+def _refers(path: Path) -> FileError:
+    return FileError(
+        f"{path} is only a part of a disk: it refers to other files",
+        f"make one of it where the others are: qemu-img convert -O qcow2 {path.name} whole.qcow2",
+    )
+
+
+def _info(path: Path, image_format: str, *more: str) -> list[dict[str, Any]]:
+    """What `qemu-img info` says of an image, or of a chain of them. Raises FileError."""
+    argv = ["qemu-img", "info", "--output=json", "-f", image_format, *more]
+    try:
+        said = json.loads(run([*argv, path.absolute()], timeout=_PROBE_SECONDS))
+    except ProgramError as error:
+        if "not installed" in error.message:
+            raise
+        raise FileError(f"{path} is no {image_format} image: {_last_line(error)}", "check the file") from error
+    return said if isinstance(said, list) else [said]
+
+
+def _last_line(error: ProgramError) -> str:
+    return error.message.rstrip().rpartition("\n")[2].removeprefix("qemu-img: ")
+
+
+def _escape(path: Path) -> str:
+    """A path as a value in a list of options, where a comma stands doubled."""
+    return str(path.absolute()).replace(",", ",,")
+
+
+def _convert(source: Path, source_format: str, target: Path, target_format: str, progress: Progress) -> None:
+    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format]
+    with _watched(target, progress):
+        run([*argv, source.absolute(), target.absolute()], timeout=4 * 3600)
+
+
+@contextmanager
+def _watched(target: Path, progress: Progress) -> Iterator[None]:
+    """Reports how much of a file is on the disk while the block writes it (holes don't count)."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if target.exists():
+                progress.bytes(target.stat().st_blocks * 512, None)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _open(path: Path, stack: ExitStack) -> tuple[int, int]:
+    """A file to read from, until the stack ends, and its size."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FileError(f"{path} can't be read: {error.strerror}", "name a disk image") from error
+    stack.callback(os.close, file)
+    return file, os.fstat(file).st_size
+
+
+def _read_raw(path: Path, stack: ExitStack) -> DiskReader:
+    file, size = _open(path, stack)
+    extents = []
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError:  # ENXIO: a hole to the end
+            break
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        extents.append(_Extent(start, end, file, start, size))
+    return DiskReader(-(-size // SECTOR) * SECTOR, extents)
+
+
+def _read_mapped(path: Path, stack: ExitStack) -> DiskReader | None:
+    """A qcow2 and what it lies over, read in place; None where a block has no place of its own."""
+    chain = _info(path, "qcow2", "--backing-chain")
+    for image in chain:
+        inner = image.get("format-specific", {}).get("data", {})
+        if image["format"] not in ("raw", "qcow2") or inner.get("data-file"):
+            return None
+        if not image["filename"].startswith("/"):
+            return None
+    blocks = json.loads(run(["qemu-img", "map", "--output=json", "-f", "qcow2", path.absolute()]))
+    data = [block for block in blocks if block["data"] and not block["zero"]]
+    if any("offset" not in block for block in data):
+        return None
+    opened = [_open(Path(image["filename"]), stack) for image in chain]
+    extents = []
+    for block in data:
+        file, size = opened[block["depth"]]
+        extents.append(_Extent(block["start"], block["start"] + block["length"], file, block["offset"], size))
+    return DiskReader(int(chain[0]["virtual-size"]), _merged(extents))
+
+
+def _merged(extents: Iterable[_Extent]) -> list[_Extent]:
+    """Neighbours on the disk that are neighbours in the same file, as one: fewer reads."""
+    merged: list[_Extent] = []
+    for extent in extents:
+        last = merged[-1] if merged else None
+        if (
+            last
+            and (last.file, last.end) == (extent.file, extent.start)
+            and last.place + (last.end - last.start) == extent.place
+        ):
+            merged[-1] = _Extent(last.start, extent.end, last.file, last.place, last.size)
+        else:
+            merged.append(extent)
+    return merged
+
+
+def _read_all(extent: _Extent, first: int, length: int) -> bytes:
+    """Bytes of an extent; zeros beyond the file's end, as QEMU reads them.
+
+    Raises:
+        FileError: the file is shorter than when it was opened.
+    """
+    place = extent.place + first - extent.start
+    octets = b""
+    while len(octets) < length:
+        got = os.pread(extent.file, length - len(octets), place + len(octets))
+        if not got:
+            if place + len(octets) < extent.size:
+                raise FileError("a disk image was cut short while it was read", "let nothing write to it")
+            return octets + bytes(length - len(octets))
+        octets += got
+    return octets

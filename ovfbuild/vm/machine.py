@@ -1,0 +1,310 @@
+"""QEMU from its start to its end, steered over QMP: the one place that knows asyncio and qemu.qmp.
+
+`run` starts a machine, listens to its four channels and its events, and returns why it ended. What
+ends it first wins: the listener's decision, the guest's power-off, a panic, silence, the deadline,
+or QEMU's own death. QEMU is gone when `run` returns, whatever happened, and dies with ovfbuild.
+
+Facts from qemu.qmp 0.0.6: a listener stays silent when QEMU dies, so its process is awaited too;
+`disconnect()` raises EOFError when QEMU left first, which is the normal end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
+
+from ovfbuild.errors import ProgramError
+from ovfbuild.vm.console import bridge
+from ovfbuild.vm.hardware import Channels, Hardware, command_line
+from ovfbuild.vm.process import die_with_parent, find_program
+
+_EVENTS = ("SHUTDOWN", "GUEST_PANICKED", "BLOCK_IO_ERROR")
+_CONTROL = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>c78])|[\x00-\x08\x0b-\x1f\x7f]")
+_PANIC = "Kernel panic - not syncing"
+_NO_DISK = ("No bootable device", "No bootable option or device was found")
+
+
+class Cause(Enum):
+    """Why a machine ended."""
+
+    FINISHED = "the listener had heard enough"
+    FAILED = "the guest reported a failure"
+    POWERED_OFF = "the guest powered itself off"
+    REBOOTED = "the guest rebooted"
+    PANICKED = "the guest's kernel panicked"
+    NOT_BOOTABLE = "the firmware found nothing to boot"
+    IO_ERROR = "a disk of the guest could not be read or written"
+    STALLED = "no sign of life"
+    TIMED_OUT = "not done in time"
+    DIED = "QEMU itself died"
+
+
+class Decision(Enum):
+    """What a listener makes of a report."""
+
+    GO_ON = 1
+    FINISH = 2
+    FAIL = 3
+
+
+class Listener(Protocol):
+    """Who hears the guest."""
+
+    def report(self, line: str) -> Decision:
+        """A line from the report port."""
+
+    def console(self, line: str) -> None:
+        """A line from the serial console, without control characters."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a guest may take altogether, and how long it may be silent, in seconds."""
+
+    timeout: float
+    stall: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why and after how many seconds the machine ended."""
+
+    cause: Cause
+    seconds: float
+    detail: str = ""
+
+
+def run(
+    hardware: Hardware, limits: Limits, listener: Listener, evidence: Path, *, shell_on_failure: bool = False
+) -> Ending:
+    """Runs a machine to its end.
+
+    Args:
+        evidence: a folder that gets console.log, firmware.log, qemu.log, and, if it did not end
+            well, screenshot.png.
+        shell_on_failure: when the listener decides FAIL, the terminal is connected with the
+            guest's serial console until the user leaves it.
+
+    Raises:
+        ProgramError: QEMU is missing or refuses its arguments (with its own words).
+        KeyboardInterrupt: Ctrl-C; QEMU is gone by then.
+    """
+    evidence.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_Session(hardware, limits, listener, evidence, shell_on_failure).run())
+
+
+class _Session:
+    """One run. Its fields are the state of that run and end with it."""
+
+    def __init__(
+        self, hardware: Hardware, limits: Limits, listener: Listener, evidence: Path, shell_on_failure: bool
+    ) -> None:
+        self._hardware = hardware
+        self._limits = limits
+        self._listener = listener
+        self._evidence = evidence
+        self._shell = shell_on_failure
+        self._started = self._alive = time.monotonic()
+        self._qmp = QMPClient("ovfbuild")
+        self._events = EventListener(_EVENTS)
+        self._qmp.register_listener(self._events)
+
+    async def run(self) -> Ending:
+        self._ending: asyncio.Future[tuple[Cause, str]] = asyncio.get_running_loop().create_future()
+        with _socket_pairs() as (ours, theirs, close_theirs), self._log("qemu.log") as errors:
+            self._console = ours["console"]
+            qemu = await self._start(theirs, errors)
+            close_theirs()
+            watchers: list[asyncio.Task[None]] = []
+            try:
+                await self._connect(ours["qmp"], qemu)
+                with self._log("firmware.log") as firmware:
+                    self._listen(ours, firmware)
+                    watchers = [asyncio.create_task(w) for w in (self._hear(), self._await_death(qemu), self._watch())]
+                    await self._qmp.execute("cont")
+                    cause, detail = await self._ending
+                    self._deafen(ours)
+                    await self._see_out(cause, qemu)
+                    return Ending(cause, time.monotonic() - self._started, detail)
+            except ExecuteError as error:
+                raise ProgramError(f"QEMU refused an order: {error}", "see qemu.log") from error
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+                await self._end(qemu)
+
+    def _log(self, name: str) -> Any:
+        return (self._evidence / name).open("wb", buffering=0)
+
+    async def _start(self, theirs: dict[str, socket.socket], errors: Any) -> asyncio.subprocess.Process:
+        channels = Channels(**{name: end.fileno() for name, end in theirs.items()})
+        argv = command_line(self._hardware, channels, self._evidence / "console.log")
+        return await asyncio.create_subprocess_exec(
+            find_program(argv[0]),
+            *argv[1:],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=tuple(end.fileno() for end in theirs.values()),
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+
+    async def _connect(self, sock: socket.socket, qemu: asyncio.subprocess.Process) -> None:
+        """Waits for QEMU's greeting; QEMU that refuses its arguments dies instead and says why on stderr."""
+        try:
+            await asyncio.wait_for(self._qmp.connect(sock), 60)
+        except (ConnectError, TimeoutError) as error:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(qemu.wait(), 5)
+            words = (self._evidence / "qemu.log").read_text(errors="replace").strip()
+            raise ProgramError(
+                f"QEMU did not start: {words or error!r}",
+                "check that QEMU is whole: qemu-system-x86_64 --version",
+            ) from error
+
+    def _listen(self, ours: dict[str, socket.socket], firmware: Any) -> None:
+        loop = asyncio.get_running_loop()
+        sinks: dict[str, Callable[[str], None]] = {
+            "report": self._on_report,
+            "console": self._on_console,
+            "firmware": self._on_firmware,
+        }
+        for name, sink in sinks.items():
+            sock, lines = ours[name], _Lines(sink)
+            sock.setblocking(False)
+            raw = firmware if name == "firmware" else None
+            loop.add_reader(sock, self._receive, sock, lines, raw)
+
+    def _receive(self, sock: socket.socket, lines: _Lines, raw: Any) -> None:
+        try:
+            chunk = sock.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(sock)
+            return
+        if raw is not None:
+            raw.write(chunk)
+        else:
+            self._alive = time.monotonic()
+        lines.feed(chunk)
+
+    def _deafen(self, ours: dict[str, socket.socket]) -> None:
+        for name in ("report", "console", "firmware"):
+            asyncio.get_running_loop().remove_reader(ours[name])
+
+    def _on_report(self, line: str) -> None:
+        decision = self._listener.report(line)
+        if decision is not Decision.GO_ON:
+            self._finish(Cause.FINISHED if decision is Decision.FINISH else Cause.FAILED)
+
+    def _on_console(self, line: str) -> None:
+        self._listener.console(line)
+        if _PANIC in line:
+            self._finish(Cause.PANICKED, line.strip())
+
+    def _on_firmware(self, line: str) -> None:
+        if any(words in line for words in _NO_DISK):
+            self._finish(Cause.NOT_BOOTABLE, line.strip())
+
+    def _finish(self, cause: Cause, detail: str = "") -> None:
+        if not self._ending.done():
+            self._ending.set_result((cause, detail))
+
+    async def _hear(self) -> None:
+        while True:
+            event = await self._events.get()
+            facts: Any = event.get("data", {})
+            if event["event"] == "SHUTDOWN":
+                await asyncio.sleep(0.2)  # what the guest said last is still in its sockets
+                reason = str(facts.get("reason"))
+                self._finish(Cause.REBOOTED if reason == "guest-reset" else Cause.POWERED_OFF, reason)
+            elif event["event"] == "GUEST_PANICKED":
+                self._finish(Cause.PANICKED, "reported by pvpanic")
+            elif facts.get("action") != "ignore":
+                self._finish(Cause.IO_ERROR, str(facts.get("reason", "")))
+
+    async def _await_death(self, qemu: asyncio.subprocess.Process) -> None:
+        code = await qemu.wait()
+        words = (self._evidence / "qemu.log").read_text(errors="replace").strip()[-500:]
+        self._finish(Cause.DIED, f"exit code {code}{': ' if words else ''}{words}")
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            now = time.monotonic()
+            if now - self._started > self._limits.timeout:
+                self._finish(Cause.TIMED_OUT, f"{self._limits.timeout:.0f} s")
+            elif now - self._alive > self._limits.stall:
+                self._finish(Cause.STALLED, f"nothing for {self._limits.stall:.0f} s")
+
+    async def _see_out(self, cause: Cause, qemu: asyncio.subprocess.Process) -> None:
+        """Takes evidence of what did not end well, and lets the user look around in it."""
+        if cause in (Cause.FINISHED, Cause.POWERED_OFF, Cause.DIED):
+            return
+        with suppress(QMPError, TimeoutError):
+            shot = {"filename": str(self._evidence.absolute() / "screenshot.png"), "format": "png"}
+            await asyncio.wait_for(self._qmp.execute("screendump", shot), 20)
+        if self._shell and cause is Cause.FAILED and qemu.returncode is None:
+            await asyncio.get_running_loop().run_in_executor(None, bridge, self._console)
+
+    async def _end(self, qemu: asyncio.subprocess.Process) -> None:
+        """`quit` over QMP, then SIGTERM, then SIGKILL; afterwards it is gone."""
+        with suppress(QMPError, TimeoutError, EOFError, OSError):
+            await asyncio.wait_for(self._qmp.execute("quit"), 5)
+        for sent in (None, signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                if sent is not None and qemu.returncode is None:
+                    qemu.send_signal(sent)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(qemu.wait(), 5)
+                break
+        with suppress(QMPError, EOFError, OSError, TimeoutError):
+            await asyncio.wait_for(self._qmp.disconnect(), 5)
+
+
+class _Lines:
+    """Bytes in, whole lines out, without escape sequences; a line without end is cut at 64 KiB."""
+
+    def __init__(self, sink: Callable[[str], None]) -> None:
+        self._sink = sink
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > 65536:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text = _CONTROL.sub("", line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace"))
+            if text.strip():
+                self._sink(text)
+
+
+@contextmanager
+def _socket_pairs() -> Iterator[tuple[dict[str, socket.socket], dict[str, socket.socket], Callable[[], None]]]:
+    """A socket pair a channel: our ends, QEMU's ends, and what closes QEMU's once it has them."""
+    with ExitStack() as stack:
+        ours, theirs = {}, {}
+        for name in ("qmp", "report", "console", "firmware"):
+            mine, its = socket.socketpair()
+            ours[name], theirs[name] = stack.enter_context(mine), stack.enter_context(its)
+
+        def close_theirs() -> None:
+            for end in theirs.values():
+                end.close()
+
+        yield ours, theirs, close_theirs

@@ -1,0 +1,479 @@
+"""A sealed disk's root file system, looked at from outside: not mounted, not booted, without root.
+
+The partitions are read here (UEFI 2.10, chapter 5), the ext2/3/4 file system by e2fsprogs from a
+sparse copy of its partition (e2fsck 1.47 takes no offset). The copy is never written to.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tempfile
+import zlib
+from calendar import timegm
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from ovfbuild.errors import FileError, ProgramError
+from ovfbuild.vm.disk import SECTOR, DiskReader, open_reader
+from ovfbuild.vm.process import find_program, run
+
+_PIECE = 1 << 20
+_MOST_CANARIES = 20
+_GPT_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+_GPT_ENTRY = struct.Struct("<16s16sQQ")
+_MBR_ENTRY = struct.Struct("<B3sB3sII")
+_MBR_PROTECTIVE = 0xEE
+_MBR_EXTENDED = (0x05, 0x0F, 0x85)
+_MOST_ENTRIES = 1024
+
+_EXT_MAGIC = 0xEF53
+_EXT_CLEAN = 1
+"""s_state: unmounted, no errors (Linux, Documentation/filesystems/ext4/super.rst)."""
+_EXT_JOURNAL = 8
+"""Its inode."""
+_EXT_RECOVER = 0x4
+"""Among s_feature_incompat: the journal holds what the file system doesn't."""
+
+_KINDS = {4: "folder", 8: "file", 10: "link", 1: "fifo", 2: "device", 6: "device", 12: "socket"}
+"""By the high four bits of the mode."""
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_LINE = re.compile(
+    r" *(?P<inode>\d+) +(?P<mode>[0-7]+) +\(\d+\) +(?P<uid>\d+) +(?P<gid>\d+) +(?P<size>\d+)"
+    r" +(?P<day>\d+)-(?P<month>[A-Z][a-z]{2})-(?P<year>\d{4}) (?P<hour>\d\d):(?P<minute>\d\d) (?P<name>.+)"
+)
+"""A line of debugfs's `ls -l`. It writes what is not printable in a name as \\xHH or ^X."""
+
+
+@dataclass(frozen=True)
+class DirEntry:
+    """One name in a folder."""
+
+    name: str
+    type: str
+    """file, folder, link, device, fifo or socket."""
+    size: int
+    """Bytes."""
+    mode: int
+    """The permission bits, set-user-id and the like included."""
+    uid: int
+    gid: int
+    mtime: int
+    """Seconds since the epoch, to the minute."""
+    inode: int
+
+
+class FileSystem:
+    """An ext2/3/4 file system in a raw file of its own. Paths are absolute, links at their end not followed."""
+
+    def __init__(self, raw: Path) -> None:
+        self.raw = raw.absolute()
+        self._known: dict[str, list[DirEntry] | None] = {}
+        if not self.listing("/"):
+            raise FileError("the root file system has no root folder", "make the disk again")
+
+    def listing(self, path: str) -> list[DirEntry]:
+        """What is in a folder, in the order of the names.
+
+        Raises:
+            FileError: there is no such folder, or the file system is damaged.
+        """
+        self.look_up([path])
+        entries = self._known[_plain(path)]
+        if entries is None:
+            raise FileError(f"the disk has no folder {path}", "")
+        return entries
+
+    def look_up(self, folders: Iterable[str]) -> None:
+        """Reads folders that are asked for later, there or not, all at once: a debugfs for each is slow."""
+        missing = dict.fromkeys(_plain(f) for f in folders if _plain(f) not in self._known)
+        if missing:
+            self._known.update(zip(missing, self._list([_quoted(path) for path in missing]), strict=True))
+
+    def entry(self, path: str) -> DirEntry | None:
+        """What a name stands for, or None."""
+        place = PurePosixPath(_plain(path))
+        self.look_up([str(place.parent)])
+        return next((e for e in self._known[str(place.parent)] or () if e.name == place.name), None)
+
+    def exists(self, path: str) -> bool:
+        return _plain(path) == "/" or self.entry(path) is not None
+
+    def read(self, path: str, limit: int) -> bytes:
+        """The first `limit` bytes of a file. Raises FileError when it is none."""
+        found = self.entry(path)
+        if found is None or found.type != "file":
+            raise FileError(f"the disk has no file {path}", "")
+        out = self.raw.parent / "dumped"
+        try:
+            self._debugfs([f"dump <{found.inode}> {out.name}"])
+            with out.open("rb") as stream:
+                return stream.read(limit)
+        finally:
+            out.unlink(missing_ok=True)
+
+    def walk(self, path: str) -> Iterator[tuple[str, DirEntry]]:
+        """Everything under a folder, with its whole path; nothing when there is no such folder."""
+        self.look_up([path])
+        level = [(_plain(path), entry) for entry in self._known[_plain(path)] or ()]
+        while level:
+            below: list[tuple[str, int]] = []
+            for parent, entry in level:
+                whole = f"{parent.rstrip('/')}/{entry.name}"
+                yield whole, entry
+                if entry.type == "folder":
+                    below.append((whole, entry.inode))
+            # By number: a name that debugfs writes with escapes can't be given back to it.
+            lists = self._list([f"<{inode}>" for _, inode in below]) if below else []
+            level = [
+                (whole, entry) for (whole, _), entries in zip(below, lists, strict=True) for entry in entries or ()
+            ]
+
+    def check_clean(self) -> None:
+        """Raises FileError unless it was unmounted whole and e2fsck has nothing to say."""
+        with self.raw.open("rb") as stream:
+            stream.seek(1024)
+            superblock = stream.read(1024)
+        (state,) = struct.unpack_from("<H", superblock, 58)
+        (features,) = struct.unpack_from("<I", superblock, 96)
+        hint = "the guest was stopped before its file system was read-only"
+        if state != _EXT_CLEAN or features & _EXT_RECOVER:
+            raise FileError("the root file system was not unmounted", hint)
+        # run() keeps the last lines of stderr for its error, and e2fsck speaks on stdout.
+        to_stderr = ["sh", "-c", 'exec "$0" -f -n "$1" 1>&2', find_program("e2fsck"), self.raw.name]
+        try:
+            run(to_stderr, cwd=self.raw.parent)
+        except ProgramError as error:
+            said = "\n".join(line for line in error.message.splitlines()[1:] if line)
+            raise FileError(f"the root file system is damaged, e2fsck says:\n{said}", hint) from error
+
+    def owner_of(self, offset: int) -> str:
+        """The path of the file that has a byte of the file system, or where else it lies."""
+        with self.raw.open("rb") as stream:
+            stream.seek(1024 + 24)
+            block = offset >> (10 + int.from_bytes(stream.read(4), "little"))
+        inode = self._second_column(f"icheck {block}")
+        if not inode.isdecimal():
+            return "space that no file has"
+        if int(inode) == _EXT_JOURNAL:
+            return "the file system's journal"
+        return self._second_column(f"ncheck {inode}").replace("//", "/") or f"the deleted inode {inode}"
+
+    def _second_column(self, request: str) -> str:
+        lines = self._debugfs([request]).splitlines()
+        return lines[-1].partition("\t")[2] if len(lines) > 1 else ""
+
+    def _list(self, folders: Sequence[str]) -> list[list[DirEntry] | None]:
+        """The listings of folders, each a quoted path or a number in angle brackets; None is no folder."""
+        requests = [f"ls -l {folder}" for folder in folders]
+        found: list[list[DirEntry] | None] = []
+        for line in self._debugfs(requests).splitlines():
+            if len(found) < len(requests) and line == f"debugfs: {requests[len(found)]}":
+                found.append(None)
+            elif found and (match := _LINE.fullmatch(line)):
+                # A folder that is one has at least "." in it.
+                entries = found[-1] = [] if found[-1] is None else found[-1]
+                if match["name"] not in (".", ".."):
+                    entries.append(_entry(match))
+            elif line and not line.lstrip().startswith("0 "):  # inode 0: free space in a folder
+                raise FileError(f"debugfs says what is not understood: {line}", "make the disk again")
+        if len(found) != len(requests):
+            raise FileError("debugfs did not answer every request", "is e2fsprogs 1.44 or later installed?")
+        return [None if entries is None else sorted(entries, key=lambda e: e.name) for entries in found]
+
+    def _debugfs(self, requests: Sequence[str]) -> str:
+        """What debugfs says to requests, each after its own echo. Raises FileError.
+
+        It runs beside the file system, for it takes a question mark in a path for its options.
+        """
+        said: list[str] = []
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.raw.parent) as commands:
+            commands.write("\n".join(requests) + "\n")
+            commands.flush()
+            argv = ["debugfs", "-f", Path(commands.name).name, self.raw.name]
+            out = run(argv, on_line=said.append, cwd=self.raw.parent, env={"TZ": "GMT"})
+        expected = ("not found by ext2_lookup", "is not a directory")
+        for line in said:
+            if line and not line.startswith("debugfs 1.") and not any(word in line for word in expected):
+                raise FileError(f"the root file system can't be read: {line}", "make the disk again")
+        return out
+
+
+@contextmanager
+def open_root(path: Path, image_format: str, workspace: Path) -> Iterator[FileSystem | None]:
+    """The ext2/3/4 file system of a disk that has /etc; None when there is none.
+
+    Args:
+        workspace: where a sparse copy of its partition lies for as long.
+
+    Raises:
+        FileError: the disk's partition table, or the file system, is damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="outside-", dir=workspace) as folder:
+        yield _find_root(path, image_format, Path(folder))
+
+
+def _find_root(path: Path, image_format: str, folder: Path) -> FileSystem | None:
+    with open_reader(path, image_format, folder) as reader:
+        places = [place for place in [(0, reader.capacity), *partitions(reader)] if _is_ext(reader, place[0])]
+        for start, size in sorted(places, key=lambda place: -place[1]):
+            raw = folder / "root.ext"
+            _copy(reader, start, size, raw)
+            found = FileSystem(raw)
+            if found.exists("/etc"):
+                return found
+            raw.unlink()
+    return None
+
+
+def partitions(reader: DiskReader) -> list[tuple[int, int]]:
+    """(start, size) in bytes of a disk's partitions, by its GPT or its MBR; none without either.
+
+    Raises:
+        FileError: there is a GPT and it is damaged.
+    """
+    first = reader.read(0, SECTOR)
+    if first[510:] != b"\x55\xaa":
+        return []
+    entries = _mbr_entries(first)
+    if any(kind == _MBR_PROTECTIVE for kind, _, _ in entries):
+        found = _gpt_partitions(reader)
+    else:
+        found = [(start, size) for kind, start, size in entries if kind not in _MBR_EXTENDED]
+        for kind, start, _ in entries:
+            if kind in _MBR_EXTENDED:
+                found += _logical_partitions(reader, start)
+    return [(start, size) for start, size in found if start > 0 < size and start + size <= reader.capacity]
+
+
+def _mbr_entries(sector: bytes) -> list[tuple[int, int, int]]:
+    """(type, start, size) of the four entries of a boot record that are in use."""
+    entries = (_MBR_ENTRY.unpack_from(sector, 446 + 16 * n) for n in range(4))
+    return [(kind, start * SECTOR, size * SECTOR) for _, _, kind, _, start, size in entries if kind]
+
+
+def _logical_partitions(reader: DiskReader, extended: int) -> list[tuple[int, int]]:
+    """The chain in an extended partition: each link has a partition from itself on, and the next link."""
+    found: list[tuple[int, int]] = []
+    link = extended
+    while len(found) < _MOST_ENTRIES:
+        sector = reader.read(link, SECTOR)
+        entries = _mbr_entries(sector) if sector[510:] == b"\x55\xaa" else []
+        found += [(link + start, size) for kind, start, size in entries if kind not in _MBR_EXTENDED]
+        following = [extended + start for kind, start, _ in entries if kind in _MBR_EXTENDED]
+        if not following or following[0] <= link:
+            break
+        link = following[0]
+    return found
+
+
+def _gpt_partitions(reader: DiskReader) -> list[tuple[int, int]]:
+    damaged = FileError("the disk's partition table (GPT) is damaged", "make the disk again")
+    header = reader.read(SECTOR, SECTOR)
+    magic, _, length, crc, _, own, _, _, _, _, at, count, size, entries_crc = _GPT_HEADER.unpack_from(header)
+    if magic != b"EFI PART" or own != 1 or not _GPT_HEADER.size <= length <= SECTOR:
+        raise damaged
+    if zlib.crc32(header[:16] + bytes(4) + header[20:length]) != crc:
+        raise damaged
+    if count > _MOST_ENTRIES or size not in (128, 256, 512):
+        raise damaged
+    table = reader.read(at * SECTOR, count * size)
+    if zlib.crc32(table) != entries_crc:
+        raise damaged
+    entries = (_GPT_ENTRY.unpack_from(table, n * size) for n in range(count))
+    return [(first * SECTOR, (last - first + 1) * SECTOR) for kind, _, first, last in entries if any(kind)]
+
+
+def _is_ext(reader: DiskReader, start: int) -> bool:
+    superblock = reader.read(start + 1024, 1024)
+    magic, block_size = struct.unpack_from("<H", superblock, 56)[0], struct.unpack_from("<I", superblock, 24)[0]
+    return bool(magic == _EXT_MAGIC and block_size <= 6)
+
+
+def _copy(reader: DiskReader, start: int, size: int, target: Path) -> None:
+    """Copies a part of a disk, holes left holes."""
+    with target.open("wb") as stream:
+        stream.truncate(size)
+        for offset, length in reader.runs():
+            first, last = max(offset, start), min(offset + length, start + size)
+            for place in range(first, last, _PIECE):
+                stream.seek(place - start)
+                stream.write(reader.read(place, min(_PIECE, last - place)))
+
+
+def _entry(match: re.Match[str]) -> DirEntry:
+    mode = int(match["mode"], 8)
+    month = _MONTHS.index(match["month"]) + 1
+    when = (int(match["year"]), month, int(match["day"]), int(match["hour"]), int(match["minute"]), 0)
+    numbers = {name: int(match[name]) for name in ("size", "uid", "gid", "inode")}
+    kind = _KINDS.get(mode >> 12, "file")
+    return DirEntry(name=match["name"], type=kind, mode=mode & 0o7777, mtime=timegm(when), **numbers)
+
+
+def _plain(path: str) -> str:
+    """A path in its one form. Line ends would be more requests."""
+    if not path.startswith("/") or "\n" in path or "\0" in path:
+        raise FileError(f"{path!r} is no path on a disk", "")
+    return str(PurePosixPath("/" + path.lstrip("/")))
+
+
+def _quoted(path: str) -> str:
+    return '"' + path.replace('"', '""') + '"'
+
+
+def _anything(_: DirEntry) -> bool:
+    return True
+
+
+def _no_folder(entry: DirEntry) -> bool:
+    return entry.type != "folder"
+
+
+def _content(entry: DirEntry) -> bool:
+    return entry.type == "file" and entry.size > 0
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What is left over: names in a folder, or (`deep`) paths under it, and why they must go."""
+
+    folder: str
+    names: tuple[str, ...]
+    """Shell patterns; of the path under the folder, in small letters, `*` taking slashes too."""
+    why: str
+    counts: Callable[[DirEntry], bool] = _no_folder
+    deep: bool = False
+    spared: tuple[str, ...] = ()
+
+
+_LOG = "a log of the build"
+_CLOUD = "cloud-init's state: the first boot would not be taken for one"
+_NETWORK = "network settings that cloud-init made for the build's NIC"
+_LEASE = "the build's DHCP state"
+_LISTS = "apt's lists and packages only take space"
+_SCRATCH = "temporary"
+_HISTORY = "what was typed during the build"
+_HISTORIES = (
+    *(".bash_history", ".zsh_history", ".ash_history", ".sh_history", ".python_history", ".lesshst"),
+    *(".viminfo", ".wget-hsts", ".mysql_history", ".psql_history", ".node_repl_history"),
+)
+_RULES = (
+    _Rule("/etc/ssh", ("ssh_host_*",), "a host key, the same in every copy"),
+    _Rule("/var/lib/dbus", ("machine-id",), "the machine id, the same in every copy", _content),
+    _Rule("/var/lib/cloud", ("instance",), _CLOUD, _anything),
+    _Rule("/var/lib/cloud/instances", ("*",), _CLOUD, _anything),
+    _Rule("/var/lib/cloud/data", ("*",), _CLOUD, deep=True),
+    _Rule("/var/lib/cloud/sem", ("*",), _CLOUD, deep=True),
+    _Rule(
+        "/var/lib/cloud/seed",
+        ("*",),
+        "a seed of the build: the deployment's own would have to beat it",
+        _content,
+        deep=True,
+        spared=("nocloud/meta-data", "nocloud/user-data"),
+    ),
+    _Rule("/var/log/journal", ("*",), "a journal, under the build's machine id", _anything),
+    _Rule("/var/log", ("*",), _LOG, _content, deep=True, spared=("journal/*",)),
+    _Rule("/var/lib/apt/lists", ("*",), _LISTS, deep=True, spared=("lock",)),
+    _Rule("/var/cache/apt", ("*.deb", "*pkgcache.bin*"), _LISTS, deep=True),
+    _Rule("/etc/apt", ("*ovfbuild*", "*proxy*"), "how the build reached its packages", deep=True),
+    _Rule("/var/lib/dhcp", ("*",), _LEASE, _content),
+    _Rule("/var/lib/dhclient", ("*",), _LEASE, _content),
+    _Rule("/var/lib/dhcpcd", ("*",), _LEASE, _content, deep=True),
+    _Rule("/var/lib/NetworkManager", ("*lease*", "secret_key"), _LEASE, _content),
+    _Rule("/var/lib/systemd", ("random-seed", "credential.secret"), "a secret, the same in every copy"),
+    _Rule("/tmp", ("*",), _SCRATCH, _anything),  # noqa: S108 - the disk's, not ours
+    _Rule("/var/tmp", ("*",), _SCRATCH, _anything),  # noqa: S108
+    _Rule("/etc/netplan", ("*cloud-init*",), _NETWORK),
+    _Rule("/etc/network/interfaces.d", ("50-cloud-init*",), _NETWORK),
+    _Rule("/etc/systemd/network", ("10-cloud-init*",), _NETWORK),
+    _Rule("/etc/NetworkManager/system-connections", ("cloud-init-*",), _NETWORK),
+    _Rule("/etc/udev/rules.d", ("70-persistent-net.rules",), "names for the build's NIC"),
+    _Rule("/etc/ssh/sshd_config.d", ("50-cloud-init.conf",), "SSH settings that cloud-init made for the build"),
+    _Rule("/etc/sudoers.d", ("90-cloud-init-users",), "sudo for the build's user"),
+    _Rule(
+        "/etc",
+        ("passwd-", "shadow-", "group-", "gshadow-", "subuid-", "subgid-"),
+        "accounts as they were during the build",
+    ),
+)
+
+
+def find_leftovers(fs: FileSystem, canaries: Sequence[bytes] = ()) -> list[str]:
+    """What tells a disk from a sealed one, each a sentence with its path; none when it is sealed.
+
+    Left alone is what a first boot needs (the seed of last resort, an empty machine-id) and what says
+    nothing (empty folders and logs).
+
+    Args:
+        canaries: bytes that the build knew (secrets, say) and no block of the file system may hold,
+            not even one that no file has any more. They are numbered, never shown.
+    """
+    homes = ["/root"]
+    if fs.exists("/home"):
+        homes += [f"/home/{e.name}" for e in fs.listing("/home") if e.type == "folder"]
+    rules = [*_RULES, *(_Rule(home, _HISTORIES, _HISTORY, _content) for home in homes)]
+    fs.look_up(str(place) for rule in rules for place in (rule.folder, PurePosixPath(rule.folder).parent))
+    found = _find_machine_id(fs)
+    for rule in rules:
+        found += _apply(rule, fs)
+    return found + _find_canaries(fs, canaries)
+
+
+def _find_machine_id(fs: FileSystem) -> list[str]:
+    """Empty, or "uninitialized", is none (machine-id(5))."""
+    entry = fs.entry("/etc/machine-id")
+    if entry is None or entry.type != "file" or fs.read("/etc/machine-id", 64).strip() in (b"", b"uninitialized"):
+        return []
+    return ["/etc/machine-id is not empty: every copy would be the same machine"]
+
+
+def _apply(rule: _Rule, fs: FileSystem) -> list[str]:
+    folder = fs.entry(rule.folder)
+    if folder is None or folder.type != "folder":
+        return []
+    if rule.deep:
+        entries = list(fs.walk(rule.folder))
+    else:
+        entries = [(f"{rule.folder}/{entry.name}", entry) for entry in fs.listing(rule.folder)]
+    return [
+        f"{path} is left: {rule.why}"
+        for path, entry in entries
+        if rule.counts(entry)
+        and _matches(path.removeprefix(rule.folder + "/"), rule.names)
+        and not _matches(path.removeprefix(rule.folder + "/"), rule.spared)
+    ]
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path.lower(), pattern) for pattern in patterns)
+
+
+def _find_canaries(fs: FileSystem, canaries: Sequence[bytes]) -> list[str]:
+    """Every place up to a limit; one that spans two runs would have a hole in it, and isn't looked for."""
+    numbered = [(number, canary) for number, canary in enumerate(canaries, 1) if canary]
+    if not numbered:
+        return []
+    found: dict[str, None] = {}
+    overlap = max(map(len, canaries)) - 1
+    with open_reader(fs.raw, "raw", fs.raw.parent) as reader:
+        for offset, length in reader.runs():
+            for place in range(offset, offset + length, _PIECE):
+                piece = reader.read(place, min(_PIECE + overlap, offset + length - place))
+                for number, at in _occurrences(piece, numbered):
+                    owner = fs.owner_of(place + at)
+                    found[f"{owner} holds what no copy may: canary {number} of the build"] = None
+                    if len(found) >= _MOST_CANARIES:
+                        return list(found)
+    return list(found)
+
+
+def _occurrences(piece: bytes, numbered: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
+    for number, canary in numbered:
+        at = piece.find(canary)
+        while at >= 0:
+            yield number, at
+            at = piece.find(canary, at + len(canary))

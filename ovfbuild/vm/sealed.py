@@ -1,0 +1,67 @@
+"""SealedDisk: what may be packed. Only `seal`, which looks at it from outside, and `adopt` return one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovfbuild.errors import FileError, GuestError
+from ovfbuild.progress import Progress
+from ovfbuild.vm import disk, outside
+
+
+@dataclass(frozen=True)
+class SealedDisk:
+    """A disk that nobody writes again. `capacity` in bytes."""
+
+    path: Path
+    format: str
+    capacity: int
+
+
+def seal(overlay: Path, target: Path, work: Path, progress: Progress) -> SealedDisk:
+    """Flattens an overlay into `target` (qcow2) and sees for itself that nothing unique is left in it.
+
+    Raises:
+        GuestError: the guest said that it was sealed, and it isn't; every leftover is named.
+    """
+    disk.convert(overlay, "qcow2", target, "qcow2", progress)
+    disk.check(target, "qcow2")
+    with outside.open_root(target, "qcow2", work) as root:
+        if root is None:
+            progress.warn("the disk has no ext4 file system: that it is sealed is the guest's word alone")
+        else:
+            root.check_clean()
+            left = outside.find_leftovers(root)
+            if left:
+                raise GuestError(
+                    "the disk is not sealed:\n" + "\n".join(f"  {sentence}" for sentence in left),
+                    "a script or package left it after the clean-up; report it if it was ovfbuild itself",
+                )
+    return SealedDisk(target, "qcow2", disk.probe(target).virtual_size)
+
+
+def adopt(path: Path) -> SealedDisk:
+    """A disk that the user brings, taken as it is (`ovfbuild pack`).
+
+    Raises:
+        FileError: it is no disk image, or a part of one.
+    """
+    image = disk.probe(path)
+    if image.virtual_size == 0:
+        raise FileError(f"{path} is a disk of no size", "name the disk that is to be packed")
+    return SealedDisk(path, image.format, image.virtual_size)
+
+
+def sealed_in(folder: Path) -> SealedDisk:
+    """The sealed disk that a cache entry holds."""
+    path = folder / "disk.qcow2"
+    return SealedDisk(path, "qcow2", disk.probe(path).virtual_size)
+
+
+def keep(work: Path, target: Path) -> None:
+    """`--on-failure keep`: the disk and the seed of a failed build, beside its logs."""
+    for name in ("overlay.qcow2", "seed.iso"):
+        if (work / name).exists():
+            shutil.move(work / name, target / name)

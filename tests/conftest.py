@@ -1,0 +1,40 @@
+"""What all tests share: programs that may be missing, and a cache of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """`needs("qemu-img")`: a missing program skips the test on a laptop and fails it in CI."""
+
+    def check(*programs: str) -> None:
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        missing = [name for name in programs if shutil.which(name, path=path) is None]
+        if missing:
+            reason = f"not installed: {', '.join(missing)}"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+    return check
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache that nobody else uses."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield tmp_path / "cache" / "ovfbuild"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What boots a guest gets a guest's time."""
+    for item in items:
+        if item.get_closest_marker("acceptance"):
+            item.add_marker(pytest.mark.timeout(3600))
+        elif item.get_closest_marker("guest"):
+            item.add_marker(pytest.mark.timeout(1500))
