@@ -18,6 +18,9 @@ APT_FRESH = 24 * 3600
 """Seconds for which the lists that a base brought along are taken as they are."""
 
 
+KEYBOARD = "/etc/default/keyboard"
+
+
 class StepFailed(Exception):
     """A step that could not be carried out, in a sentence."""
 
@@ -104,7 +107,9 @@ def set_system(step: dict[str, Any], guest: Guest) -> None:
     plain = step["locale"] in ("C", "C.UTF-8", "POSIX")
     if not plain and not os.path.exists("/usr/sbin/locale-gen"):
         needed.append("locales")
-    if step.get("keyboard") and not os.path.isdir("/usr/share/doc/keyboard-configuration"):
+    # The kernel's own layout is "us": it costs no packages.
+    keyboard = step["keyboard"] if step["keyboard"] != "us" or os.path.exists(KEYBOARD) else ""
+    if keyboard and not os.path.exists(KEYBOARD):
         needed += ["keyboard-configuration", "console-setup"]
     if needed:
         install(needed, guest)

@@ -36,7 +36,7 @@ def _at_least(size: int, least: int, step: int) -> int:
 def _repeated(key: str, values: object, inner: str = "") -> Iterable[tuple[str, str]]:
     """A mistake for every string that stands a second time in an array, or in its tables under `inner`."""
     seen: set[str] = set()
-    for value in values if isinstance(values, list) else ():
+    for value in values if isinstance(values, list | tuple) else ():
         word = value.get(inner) if inner and isinstance(value, dict) else value
         if isinstance(word, str) and word in seen:
             yield key, f"has {quoted(word)} twice; keep one"
@@ -175,7 +175,7 @@ class System(Table):
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield from _repeated("users", table.get("users"), "name")
         packages = table.get("packages")
-        if isinstance(packages, list):
+        if isinstance(packages, list | tuple):
             names = [p.partition("=")[0] if isinstance(p, str) else p for p in packages]
             yield from _repeated("packages", names)
 

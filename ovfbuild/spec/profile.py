@@ -91,7 +91,8 @@ class Profile(Table):
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         cdrom, transport = table.get("cdrom"), table.get("transport")
-        if isinstance(transport, list) and "iso" in transport and not (cdrom or {}).get("present"):
+        drive = isinstance(cdrom, Mapping) and cdrom.get("present")
+        if isinstance(transport, list | tuple) and "iso" in transport and not drive:
             yield "transport", 'has "iso" without a CD-ROM, which vSphere refuses; set cdrom.present = true'
 
 

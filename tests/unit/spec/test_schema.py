@@ -15,7 +15,8 @@ MAN = Path(__file__).parents[3] / "docs" / "man" / "appliance.toml.5"
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     shipped = (resources.files("ovfbuild.spec") / schema.FILE_NAME).read_text(encoding="utf-8")
-    assert shipped == schema.schema_text(), "write it anew: python -m ovfbuild.spec.schema"
+    # As values: the order of keys is pydantic's, and not of every version's the same.
+    assert json.loads(shipped) == schema.json_schema(), "write it anew: python -m ovfbuild.spec.schema"
 
 
 def test_every_key_is_explained_to_editors() -> None:
@@ -51,7 +52,7 @@ def test_references_lead_somewhere() -> None:
 
 
 def test_the_man_page_has_every_key() -> None:
-    explained = set(re.findall(r'^\.BR ([a-z_]+) " \('', MAN.read_text(encoding="utf-8"), re.MULTILINE))
+    explained = set(re.findall(r'^\.BR ([a-z_]+) " \(', MAN.read_text(encoding="utf-8"), re.MULTILINE))
     tables = {"base", "hardware", "networks", "system", "users", "files", "scripts", "cloud_init", "build"}
     assert _keys(Appliance) - tables == explained
 

@@ -108,11 +108,19 @@ def test_time_out_ends_the_whole_group(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_the_program(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    script = f"from ovfbuild.vm.process import run; run(['sh', '-c', 'echo $$ > {pid}; exec sleep 300'])"
+    script = (
+        "import signal; from ovfbuild.vm.process import run\n"
+        # Jobs in the background of a shell inherit an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"run(['sh', '-c', 'echo $$ > {pid}; exec sleep 60'])"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as parent:
         child = pid_in(pid)
         parent.send_signal(signal.SIGINT)
-        assert parent.wait(10) != 0
+        try:
+            assert parent.wait(10) == -signal.SIGINT
+        finally:
+            parent.kill()
     wait_until(lambda: not runs(child))
 
 

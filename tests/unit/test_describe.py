@@ -1,0 +1,100 @@
+"""The descriptor of an appliance: judged by ovfbuild's rules, and by DMTF's schema where it is at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovfbuild.describe import PackedDisk, describe
+from ovfbuild.formats import ovf, ovf_reader
+from ovfbuild.spec.appliance import from_table
+from ovfbuild.spec.guest_os import guest_os
+from ovfbuild.spec.profile import load_profile
+from ovfbuild.verify import rules
+
+DISK = PackedDisk("hello-1.0.0-disk1.vmdk", file_size=264704, capacity=100 << 20, populated_size=262144)
+MEMBERS = {"hello-1.0.0.ovf": 1, "hello-1.0.0.mf": 1, "hello-1.0.0-disk1.vmdk": 264704}
+
+
+def descriptor(tmp_path: Path, **table: Any) -> bytes:
+    base: Mapping[str, Any] = {"name": "hello", "version": "1.0.0", "base": {"distribution": "debian:12"}}
+    appliance = from_table({**base, **table}, tmp_path)
+    return ovf.dump(describe(appliance, load_profile("portable"), guest_os(appliance.base.guest_os), DISK))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "efi": {"hardware": {"firmware": "efi"}},
+    "serial": {"hardware": {"serial": True}},
+    "everything": {
+        "summary": "says hello",
+        "vendor": "Example",
+        "url": "https://example.org/",
+        "annotation": "A <note> & more",
+        "networks": [{"name": "one"}, {"name": "two"}],
+        "hardware": {"cpus": 4, "memory": "2 GiB"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_importer_has_anything_against_it(tmp_path: Path, name: str) -> None:
+    text = descriptor(tmp_path, **VARIANTS[name])
+    assert ovf.validate(text) == []
+    assert list(rules.judge(ovf_reader.parse(text), MEMBERS)) == []
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_dmtf_s_schema_validates_it(tmp_path: Path, name: str, needs: Callable[..., None]) -> None:
+    needs("xmllint")
+    beside = Path(__file__).parents[3] / "shared/schemas/dsp8023-1.1.1/dsp8023_1.1.1.xsd"
+    schema = Path(os.environ.get("OVFBUILD_DSP8023") or beside)
+    if not schema.exists():
+        pytest.skip("DMTF's DSP8023 is not at hand (OVFBUILD_DSP8023 names it)")
+    path = tmp_path / "hello.ovf"
+    path.write_bytes(descriptor(tmp_path, **VARIANTS[name]))
+    subprocess.run(["xmllint", "--nonet", "--noout", "--schema", schema, path], check=True)
+
+
+def test_it_says_what_the_portable_descriptor_says(tmp_path: Path) -> None:
+    """Section by section what eight importers took: AHCI, E1000, an optional CD-ROM on IDE, vmx-14."""
+    envelope = ovf_reader.parse(descriptor(tmp_path))
+    hardware = envelope.virtual_system.hardware
+    kinds = [(item.resource_type, item.resource_sub_type, item.required) for item in hardware.items]
+    assert kinds == [
+        (3, None, True),
+        (4, None, True),
+        (20, "vmware.sata.ahci", True),
+        (5, None, True),
+        (17, None, True),
+        (15, "vmware.cdrom.remotepassthrough", False),
+        (10, "E1000", True),
+    ]
+    assert hardware.transport == ("iso", "com.vmware.guestInfo")
+    assert hardware.system is not None
+    assert hardware.system.virtual_system_type == "vmx-14"
+    assert [p.key for p in envelope.virtual_system.products[0].properties] == [
+        "instance-id",
+        "hostname",
+        "public-keys",
+        "user-data",
+        "seedfrom",
+        "password",
+    ]
+
+
+def test_efi_is_said_so_that_importers_may_skip_it(tmp_path: Path) -> None:
+    (config,) = ovf_reader.parse(descriptor(tmp_path, **VARIANTS["efi"])).virtual_system.hardware.configs
+    assert (config.key, config.value, config.required) == ("firmware", "efi", False)
+
+
+def test_a_licence_is_packed_and_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "eula.txt").write_text("You may.\n")
+    envelope = ovf_reader.parse(descriptor(tmp_path, eula="eula.txt"))
+    assert envelope.virtual_system.eulas[0].license.strip() == "You may."
+    assert [finding.rule for finding in rules.judge(envelope, MEMBERS)] == ["eula"]
