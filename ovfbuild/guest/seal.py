@@ -114,8 +114,7 @@ def set_console(serial: bool, guest: Guest) -> None:
     for path in paths:
         with open(path, encoding="utf-8") as stream:
             before = stream.read()
-        after = re.sub(r"\s?\b(console|earlyprintk)=ttyS\d[^\s\"']*", "", before)
-        after = re.sub(r"(?m)^(GRUB_TERMINAL(_INPUT|_OUTPUT)?=|GRUB_SERIAL_COMMAND=).*$", "", after)
+        after = without_serial(before)
         if after != before:
             write(path, after)
     text = "GRUB_TERMINAL=console\n"
@@ -127,6 +126,12 @@ def set_console(serial: bool, guest: Guest) -> None:
     write("/etc/default/grub.d/99-ovfbuild.cfg", "# Written by ovfbuild.\n" + text)
     if shutil.which("update-grub"):
         guest.run(["update-grub"])
+
+
+def without_serial(text: str) -> str:
+    """A grub configuration that does not know the serial port."""
+    text = re.sub(r"\s?\b(console|earlyprintk)=ttyS\d[^\s\"']*", "", text)
+    return re.sub(r"(?m)^(GRUB_TERMINAL(_INPUT|_OUTPUT)?|GRUB_SERIAL_COMMAND)=.*\n?", "", text)
 
 
 def stop_services(guest: Guest) -> None:
@@ -166,11 +171,11 @@ def systemd_keepers() -> list[str]:
     ]
 
 
-def remove_leftovers() -> None:
+def remove_leftovers(root: str = "") -> None:
     for pattern in GONE:
-        for path in glob.glob(pattern):
+        for path in glob.glob(root + pattern):
             remove(path)
-    for home in ["/root", *glob.glob("/home/*")]:
+    for home in [root + "/root", *glob.glob(root + "/home/*")]:
         for name in PERSONAL:
             remove(os.path.join(home, name))
 
@@ -182,9 +187,9 @@ def remove(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def empty_logs() -> None:
+def empty_logs(root: str = "") -> None:
     """Logs stay as empty files with their owners; rotated ones go."""
-    for folder, _, names in os.walk("/var/log"):
+    for folder, _, names in os.walk(root + "/var/log"):
         for name in names:
             path = os.path.join(folder, name)
             if re.search(r"\.(gz|xz|zst|old|\d+)$", name):
@@ -193,34 +198,36 @@ def empty_logs() -> None:
                 os.truncate(path, 0)
 
 
-def leave_first_boot(orders: dict[str, Any]) -> None:
+def leave_first_boot(orders: dict[str, Any], root: str = "") -> None:
     """What the first boot needs: a datasource list, a seed of last resort, DHCP, and host keys."""
-    write("/etc/cloud/cloud.cfg.d/90-ovfbuild.cfg", CLOUD_CONFIG % {"locale": orders["locale"]})
-    write("/var/lib/cloud/seed/nocloud/meta-data", "instance-id: ovfbuild-fallback\n")
-    write("/var/lib/cloud/seed/nocloud/user-data", "#cloud-config\n{}\n")
-    write("/etc/systemd/network/99-ovfbuild-dhcp.network", DHCP)
+    write(root + "/etc/cloud/cloud.cfg.d/90-ovfbuild.cfg", CLOUD_CONFIG % {"locale": orders["locale"]})
+    write(root + "/var/lib/cloud/seed/nocloud/meta-data", "instance-id: ovfbuild-fallback\n")
+    write(root + "/var/lib/cloud/seed/nocloud/user-data", "#cloud-config\n{}\n")
+    write(root + "/etc/systemd/network/99-ovfbuild-dhcp.network", DHCP)
     unit = "ovfbuild-host-keys.service"
-    write("/etc/systemd/system/" + unit, HOST_KEYS)
+    write(root + "/etc/systemd/system/" + unit, HOST_KEYS)
     for service in ("ssh.service", "sshd.service"):
-        wants = "/etc/systemd/system/%s.wants" % service
+        wants = root + "/etc/systemd/system/%s.wants" % service
         os.makedirs(wants, exist_ok=True)
         link = os.path.join(wants, unit)
         if not os.path.lexists(link):
             os.symlink("/etc/systemd/system/" + unit, link)
     if orders.get("sources") is not None:
-        write("/etc/apt/sources.list", orders["sources"])
+        write(root + "/etc/apt/sources.list", orders["sources"])
 
 
-def reset_identity(hostname: str) -> None:
+def reset_identity(hostname: str, root: str = "") -> None:
     """An empty machine-id (systemd makes one at the next boot), and the appliance's host name."""
-    write("/etc/machine-id", "", 0o444)
-    if os.path.isfile("/var/lib/dbus/machine-id") and not os.path.islink("/var/lib/dbus/machine-id"):
-        os.unlink("/var/lib/dbus/machine-id")
-        os.symlink("/etc/machine-id", "/var/lib/dbus/machine-id")
-    write("/etc/hostname", hostname + "\n")
-    with open("/etc/hosts", encoding="utf-8") as stream:
+    remove(root + "/etc/machine-id")
+    write(root + "/etc/machine-id", "", 0o444)
+    old = root + "/var/lib/dbus/machine-id"
+    if os.path.isfile(old) and not os.path.islink(old):
+        os.unlink(old)
+        os.symlink("/etc/machine-id", old)
+    write(root + "/etc/hostname", hostname + "\n")
+    with open(root + "/etc/hosts", encoding="utf-8") as stream:
         kept = [line for line in stream if not line.startswith(("127.0.1.1", "# Your system has configured"))]
-    write("/etc/hosts", "".join(kept) + "127.0.1.1 %s\n" % hostname)
+    write(root + "/etc/hosts", "".join(kept) + "127.0.1.1 %s\n" % hostname)
 
 
 def power_off() -> None:

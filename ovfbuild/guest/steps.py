@@ -6,6 +6,7 @@ A step is what `ovfbuild.spec.plan` made of the appliance: a dict with "kind", "
 from __future__ import annotations
 
 import glob
+import grp
 import os
 import pwd
 import shutil
@@ -107,8 +108,7 @@ def set_system(step: dict[str, Any], guest: Guest) -> None:
     plain = step["locale"] in ("C", "C.UTF-8", "POSIX")
     if not plain and not os.path.exists("/usr/sbin/locale-gen"):
         needed.append("locales")
-    # The kernel's own layout is "us": it costs no packages.
-    keyboard = step["keyboard"] if step["keyboard"] != "us" or os.path.exists(KEYBOARD) else ""
+    keyboard = step["keyboard"]
     if keyboard and not os.path.exists(KEYBOARD):
         needed += ["keyboard-configuration", "console-setup"]
     if needed:
@@ -249,6 +249,8 @@ def put(entry: dict[str, Any], target: str, guest: Guest) -> None:
             os.unlink(target)
         if entry["type"] == "link":
             os.symlink(entry["link"], target)
+            owner, group = pwd.getpwnam(entry["owner"]), grp.getgrnam(entry["group"])
+            os.chown(target, owner.pw_uid, group.gr_gid, follow_symlinks=False)
             return
         shutil.copyfile(guest.blob(entry["blob"]), target)
     shutil.chown(target, entry["owner"], entry["group"])

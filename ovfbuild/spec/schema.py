@@ -56,7 +56,8 @@ def _plain(node: Any, *, names: bool = False) -> Any:
         for key, inner in node.items()
         if key != "title" and not (key == "default" and inner is None)
     }
-    choices = [choice for choice in plain.pop("anyOf", ()) if choice != {"type": "null"}]
+    # Older pydantics put a lone reference into allOf.
+    choices = [choice for choice in plain.pop("anyOf", plain.pop("allOf", ())) if choice != {"type": "null"}]
     if len(choices) > 1:
         plain["anyOf"] = choices
     return {**(choices[0] if len(choices) == 1 else {}), **plain}

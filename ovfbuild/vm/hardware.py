@@ -193,8 +193,8 @@ def _disks(disks: Sequence[Disk]) -> list[str]:
         argv += _devices(*_CONTROLLERS[controller])
     for unit, disk in enumerate(disks):
         argv += _blockdev(disk.blockdev, f"disk{unit}")
-        # CD-ROMs are on the second IDE channel's master first: any machine has it.
-        model = f"ide-cd,bus=ide.{1 - unit % 2}" if disk.cdrom else _DISKS[disk.controller].format(unit=unit)
+        # On the second IDE channel: an IDE disk has the first.
+        model = "ide-cd,bus=ide.1" if disk.cdrom else _DISKS[disk.controller].format(unit=unit)
         boot = "" if disk.bootindex is None else f",bootindex={disk.bootindex}"
         argv += _devices(f"{model},drive=disk{unit}{boot}")
     return argv

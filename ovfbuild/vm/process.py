@@ -98,12 +98,12 @@ def run(
     ) as child:
         said: list[str] = []
         reader = threading.Thread(target=_listen, args=(child, said, on_line), daemon=True)
-        reader.start()
         feeder = threading.Thread(target=_feed, args=(child, stdin), daemon=True)
-        feeder.start()
         killer = threading.Timer(timeout, _kill_group, args=(child,))
-        killer.start()
+        killer.daemon = True  # an interrupt while it starts must not make ovfbuild wait for it
         try:
+            for thread in (reader, feeder, killer):
+                thread.start()
             assert child.stdout is not None
             out = child.stdout.read()
             child.wait()
