@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ovfbuild.verify.inside import facts
 from ovfbuild.verify.package import Package, judge, open_package
 from ovfbuild.verify.verdict import Verdict
 from ovfbuild.vm import accelerator, apt, build, disk, guest_apt, seed
+from ovfbuild.vm.hardware import Accelerator
 from ovfbuild.vm.machine import Limits
 from ovfbuild.vm.sealed import SealedDisk, adopt, keep, seal, sealed_in
 
@@ -58,6 +60,12 @@ class Workshop:
     scratch: Path
     evidence: Path
     progress: Progress
+    accel: str
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """What runs guests here; proven, and said, when it is first needed."""
+        return accelerator.choose(self.accel, self.cache, self.progress)
 
 
 def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
@@ -99,10 +107,9 @@ def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
 
 def _build(plan: Plan, base: BaseImage, key: str, options: Options, shop: Workshop, folder: Path) -> None:
     """Boots the build VM, and seals what it leaves into `folder`."""
-    chosen = accelerator.choose(options.accel, shop.cache, shop.progress)
     order = _order(plan, base, key, options)
     try:
-        overlay = build.build(order, chosen, shop.scratch, shop.evidence, shop.progress)
+        overlay = build.build(order, shop.accelerator, shop.scratch, shop.evidence, shop.progress)
     except OvfbuildError:
         if options.on_failure == "keep":
             keep(shop.scratch, shop.evidence)
@@ -184,7 +191,7 @@ def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Wo
             if not disk.compare(disk.described(sealed.path, sealed.format), inside):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
-        _boot(opened, options.accel, plan.appliance.build.timeout, shop)
+        _boot(opened, plan.appliance.build.timeout, shop)
 
 
 def verify(path: Path, *, boot: bool, accel: str, timeout: float, progress: Progress) -> Verdict:
@@ -202,7 +209,7 @@ def verify(path: Path, *, boot: bool, accel: str, timeout: float, progress: Prog
         with step(both, "verify"):
             opened, verdict = _judged(path, both)
         if boot:
-            _boot(opened, accel, timeout, Workshop(cache, scratch, evidence, both))
+            _boot(opened, timeout, Workshop(cache, scratch, evidence, both, accel))
             return Verdict(verdict.findings, (*verdict.checked, "boot"))
         return verdict
 
@@ -221,8 +228,8 @@ def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
     return opened, verdict
 
 
-def _boot(opened: Package, accel: str, timeout: float, shop: Workshop) -> None:
-    chosen = accelerator.choose(accel, shop.cache, shop.progress)
+def _boot(opened: Package, timeout: float, shop: Workshop) -> None:
+    chosen = shop.accelerator
     with step(shop.progress, "boot the package"):
         answer = boot_check.boot(opened, chosen, timeout, shop.scratch, shop.evidence, shop.progress)
     for finding in answer.findings():
@@ -250,7 +257,7 @@ def _workshop(plan: Plan, options: Options, progress: Progress) -> Iterator[Work
     cache = Cache()
     final = options.out / f"{plan.appliance.name}-{plan.appliance.version}.failed"
     with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
-        yield Workshop(cache, scratch, evidence, both)
+        yield Workshop(cache, scratch, evidence, both, options.accel)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _try(accelerator: Accelerator, folder: Path) -> str:
     try:
         ending = run(replace(hardware), _PROBE, _Deaf(), folder)
     except ProgramError as error:
-        return error.message
+        return error.message.splitlines()[0]
     if ending.cause is Cause.POWERED_OFF:
         return ""
     return f"a guest of twenty bytes did not come to its end ({ending.cause.value}: {ending.detail})"

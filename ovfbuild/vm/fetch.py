@@ -161,9 +161,13 @@ def parse_checksums(text: str, name: str) -> tuple[str, str] | None:
 
 
 def _require_http(url: str) -> None:
-    parts = urlsplit(url)
+    hint = "a URL starts with https:// or http:// and a server's name"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"a URL is wrong: {error}", hint) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{shown(url)} can't be downloaded", "a URL starts with https:// or http://")
+        raise UsageError(f"{shown(url)} can't be downloaded", hint)
 
 
 def _wanted(

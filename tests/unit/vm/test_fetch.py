@@ -371,6 +371,7 @@ def test_offline_and_not_there(server: Server, cache: Cache) -> None:
     [
         lambda c: fetch("ftp://x/y", SHA256, None, c, Silent()),
         lambda c: fetch("/etc/passwd", SHA256, None, c, Silent()),
+        lambda c: fetch("http://[::1/y", SHA256, None, c, Silent()),
         lambda c: fetch("http://x/y", None, None, c, Silent()),
         lambda c: fetch("http://x/y", None, "file:///z", c, Silent()),
         lambda c: fetch("http://x/y", "md5:" + "0" * 32, None, c, Silent()),
