@@ -9,6 +9,7 @@ from pathlib import Path
 from ovfbuild.errors import FileError, GuestError
 from ovfbuild.progress import Progress
 from ovfbuild.vm import disk, outside
+from ovfbuild.vm.leftovers import find_leftovers
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def seal(overlay: Path, target: Path, work: Path, progress: Progress) -> SealedD
             progress.warn("the disk has no ext4 file system: that it is sealed is the guest's word alone")
         else:
             root.check_clean()
-            left = outside.find_leftovers(root)
+            left = find_leftovers(root)
             if left:
                 raise GuestError(
                     "the disk is not sealed:\n" + "\n".join(f"  {sentence}" for sentence in left),

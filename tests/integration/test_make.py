@@ -35,7 +35,8 @@ class Shop:
         tiny.disk(self.folder / "tiny.raw", *acts)
         path = self.folder / "appliance.toml"
         path.write_text(
-            f'name = "tiny"\nversion = "1.0.0"\n{head}\n[base]\nimage = "tiny.raw"\n[hardware]\ndisk = "1 GiB"\n{more}\n'
+            f'name = "tiny"\nversion = "1.0.0"\n{head}\n'
+            f'[base]\nimage = "tiny.raw"\n[hardware]\ndisk = "1 GiB"\n{more}\n'
         )
         return path
 
@@ -124,7 +125,8 @@ def test_a_changed_image_makes_a_new_disk(shop: Shop) -> None:
     assert "boot the build VM" in done.stderr
 
 
-FAILURES = {
+Act = tuple[int, bytes] | bytes
+FAILURES: dict[str, tuple[list[Act], str, str]] = {
     "a step fails": (
         [
             tiny.report("begin", step="configure"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,7 @@ def test_identity(root: Path) -> None:
     seal.reset_identity("hello", str(root))
     assert (root / "etc/machine-id").read_bytes() == b""
     assert (root / "etc/machine-id").stat().st_mode & 0o777 == 0o444
-    assert os.readlink(root / "var/lib/dbus/machine-id") == "/etc/machine-id"
+    assert (root / "var/lib/dbus/machine-id").readlink() == Path("/etc/machine-id")
     assert (root / "etc/hostname").read_text() == "hello\n"
     assert (root / "etc/hosts").read_text() == "127.0.0.1 localhost\n127.0.1.1 hello\n"
 

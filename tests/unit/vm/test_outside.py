@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.errors import FileError
-from ovfbuild.vm import disk, outside
+from ovfbuild.vm import disk, leftovers, outside, partition_table
 
 PROGRAMS = ("qemu-img", "mke2fs", "debugfs", "e2fsck", "sfdisk")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -94,7 +94,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def look(tree: Path, tmp_path: Path, *canaries: bytes) -> list[str]:
-    return outside.find_leftovers(outside.FileSystem(make_ext4(tree, tmp_path / "fs")), canaries)
+    return leftovers.find_leftovers(outside.FileSystem(make_ext4(tree, tmp_path / "fs")), canaries)
 
 
 @pytest.mark.parametrize(("label", "image_format"), [("gpt", "qcow2"), ("dos", "raw"), ("gpt", "vmdk")])
@@ -112,7 +112,7 @@ def test_a_sealed_disk_has_no_leftovers(tmp_path: Path, tree: Path, label: str, 
         assert fs is not None
         assert fs.exists("/var/lib/cloud/seed/nocloud/user-data")
         fs.check_clean()
-        assert outside.find_leftovers(fs, [b"not on this disk"]) == []
+        assert leftovers.find_leftovers(fs, [b"not on this disk"]) == []
     assert list(work.iterdir()) == []
 
 
@@ -129,7 +129,7 @@ def test_root_on_a_logical_partition(tmp_path: Path, tree: Path) -> None:
         stream.seek(8 * MIB)
         stream.write(make_ext4(tree, tmp_path / "fs").read_bytes())
     with disk.open_reader(raw, "raw", tmp_path) as reader:
-        assert outside.partitions(reader) == [(MIB, 2 * MIB), (5 * MIB, MIB), (8 * MIB, 8 * MIB)]
+        assert partition_table.partitions(reader) == [(MIB, 2 * MIB), (5 * MIB, MIB), (8 * MIB, 8 * MIB)]
     with outside.open_root(raw, "raw", tmp_path) as fs:
         assert fs is not None
 
@@ -286,7 +286,7 @@ def test_canaries(tmp_path: Path, tree: Path) -> None:
     with raw.open("r+b") as stream:
         stream.seek(-4096, os.SEEK_END)
         stream.write(b"ghost")
-    found = outside.find_leftovers(outside.FileSystem(raw), [b"", secret, b"absent", b"ghost"])
+    found = leftovers.find_leftovers(outside.FileSystem(raw), [b"", secret, b"absent", b"ghost"])
     assert found == [
         "/opt/app/big.bin holds what no copy may: canary 2 of the build",
         "space that no file has holds what no copy may: canary 4 of the build",

@@ -61,7 +61,7 @@ def test_the_same_files_give_the_same_bytes_at_any_time_and_place(
     monkeypatch.undo()
     time.tzset()
     assert len(digests) == 1
-    assert pycdlib.pycdlib.time.time() > 1e9, "pycdlib has its clock back"
+    assert vars(pycdlib.pycdlib)["time"].time() > 1e9, "pycdlib has its clock back"
 
 
 def test_the_witness_does_not_decide_how_a_disk_comes_out() -> None:
