@@ -83,7 +83,8 @@ class Recipe:
 
     @property
     def all_packages(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*debian_files.PACKAGES, *sorted(self.packages))))
+        newer = () if self.suite == "bookworm" else debian_files.NEWER_PACKAGES
+        return tuple(dict.fromkeys((*debian_files.PACKAGES, *newer, *sorted(self.packages))))
 
     def digest_inputs(self) -> tuple[str, ...]:
         """Everything that decides what the image holds, for a cache's key.

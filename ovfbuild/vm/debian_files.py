@@ -36,6 +36,9 @@ PACKAGES = (
     "zstd",
 )
 
+NEWER_PACKAGES = ("linux-sysctl-defaults",)
+"""From trixie on, it is what lets ordinary users ping; bookworm's ping has a capability instead."""
+
 FSTAB = f"""\
 LABEL={ROOT_LABEL} / ext4 errors=remount-ro,x-systemd.growfs 0 1
 LABEL={ESP_LABEL} /boot/efi vfat umask=0077,nofail 0 0

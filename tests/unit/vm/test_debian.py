@@ -12,6 +12,7 @@ from ovfbuild.progress import Silent
 from ovfbuild.vm import debian, debian_files
 from ovfbuild.vm.apt import Mirrors, Settings
 from ovfbuild.vm.debian import Recipe, dump_packages, has_subordinate_ids, mmdebstrap_arguments
+from ovfbuild.vm.process import run
 
 SOURCES = "deb http://everybody.example.org/debian bookworm main\n"
 
@@ -79,7 +80,7 @@ def test_the_image_gets_the_public_sources() -> None:
 def test_files_script_writes_what_it_is_given(tmp_path: Path) -> None:
     text = "it's $HOME `x` \\n\n"
     script = debian_files.write_files_script({"etc/a b/c": text})
-    debian.run(["sh", "-c", script, "sh", tmp_path])
+    run(["sh", "-c", script, "sh", tmp_path])
     assert (tmp_path / "etc/a b/c").read_text() == text
     assert (tmp_path / "etc/a b/c").stat().st_mode & 0o777 == 0o644
 

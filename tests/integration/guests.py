@@ -1,0 +1,114 @@
+"""Real appliances for tests: a folder that is built with the command, and packages that are run and visited."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ovfbuild.verify.boot import hardware
+from ovfbuild.verify.package import open_package
+from ovfbuild.vm import machine
+from ovfbuild.vm.accelerator import TCG
+from ovfbuild.vm.hardware import ovmf
+from ovfbuild.vm.machine import Cause, Decision, Ending, Limits
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BOOT_SECONDS = 600.0
+"""However busy the machine is: under TCG a Debian boots in 90 s on two idle cores."""
+
+
+def command(*words: str | Path, timeout: float = 1400) -> subprocess.CompletedProcess[str]:
+    """Runs ovfbuild as its users do, with its real cache."""
+    argv = [sys.executable, "-m", "ovfbuild", *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+
+
+def key_pair(folder: Path) -> tuple[Path, str]:
+    """A new SSH key: the private file, and the public line."""
+    private = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", private], check=True)
+    return private, private.with_suffix(".pub").read_text().strip()
+
+
+def copy_of_hello(folder: Path, public_key: str) -> Path:
+    """examples/hello, with a key for its user admin."""
+    shutil.copytree(EXAMPLES / "hello", folder)
+    path = folder / "appliance.toml"
+    text = path.read_text()
+    assert 'name = "admin"\n' in text
+    path.write_text(text.replace('name = "admin"\n', f'name = "admin"\nssh_keys = ["{public_key}"]\n'))
+    return path
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A running appliance, as its network sees it."""
+
+    http: int
+    ssh: int
+    key: Path
+
+    def page(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def run(self, line: str, user: str = "admin") -> str:
+        """What a command says over SSH; the host's key is taken as it comes."""
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=30"]
+        argv = ["ssh", *(word for option in options for word in ("-o", option)), "-i", str(self.key)]
+        argv += ["-p", str(self.ssh), f"{user}@127.0.0.1", line]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
+
+    def wait_for_page(self, deadline: float) -> str:
+        while True:
+            try:
+                return self.page()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(2)
+
+
+class Quiet:
+    def report(self, line: str) -> Decision:
+        return Decision.GO_ON
+
+    def console(self, line: str) -> None: ...
+
+
+@contextmanager
+def visiting(ova: Path, work: Path, key: Path, *, efi: bool = False) -> Iterator[Visit]:
+    """Runs a package with no seed attached until the block, which must be quick, is done; then it is powered off."""
+    work.mkdir()
+    visit = Visit(free_port(), free_port(), key)
+    package = open_package(ova)
+    spec = hardware(package, TCG, work, None, ((visit.http, 80), (visit.ssh, 22)))
+    if efi:
+        variables = work / "variables.fd"
+        variables.write_bytes(ovmf()[1].read_bytes())
+        spec = replace(spec, efi_variables=variables)
+    endings: list[Ending] = []
+    limits = Limits(BOOT_SECONDS, BOOT_SECONDS)
+    thread = threading.Thread(target=lambda: endings.append(machine.run(spec, limits, Quiet(), work / "logs")))
+    thread.start()
+    try:
+        yield visit
+        visit.run("sudo systemctl poweroff || true")
+    finally:
+        thread.join(BOOT_SECONDS + 60)
+    assert [ending.cause for ending in endings] == [Cause.POWERED_OFF]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,89 @@
+"""The main job on a real Debian: built, packed, proven by `make`; then deployed twice with no seed at all."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration import guests
+
+pytestmark = pytest.mark.guest
+
+
+@dataclass(frozen=True)
+class Hello:
+    """examples/hello as it was built for this run."""
+
+    toml: Path
+    ova: Path
+    key: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def hello(tmp_path_factory: pytest.TempPathFactory, needs: Callable[..., None]) -> Hello:
+    needs("qemu-system-x86_64", "qemu-img", "mmdebstrap", "debugfs", "ssh", "ssh-keygen")
+    folder = tmp_path_factory.mktemp("hello")
+    key, public = guests.key_pair(folder)
+    toml = guests.copy_of_hello(folder / "hello", public)
+    done = guests.command("make", toml, "-o", folder / "dist")
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stdout == f"{folder}/dist/hello-1.0.0.ova\n"
+    return Hello(toml, folder / "dist/hello-1.0.0.ova", key, done.stderr)
+
+
+def test_make_built_judged_and_booted_it(hello: Hello) -> None:
+    steps = ("packages", "files /var/www/html", "script configure", "seal", "pack hello-1.0.0.ova", "verify")
+    assert [name for name in steps if f"{name}: done" not in hello.said] == []
+    assert "the package booted: multi-user and cloud-init done" in hello.said
+    assert "without" not in hello.said, "the sealed disk was looked at from outside"
+    assert hello.ova.stat().st_size < 400e6
+
+
+def test_the_second_make_boots_no_build_vm(hello: Hello) -> None:
+    done = guests.command("make", hello.toml, "-o", hello.ova.parent / "again", "--no-boot", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "the sealed disk is from the cache, made" in done.stderr
+    assert (hello.ova.parent / "again/hello-1.0.0.ova").read_bytes() == hello.ova.read_bytes()
+    other = hello.toml.read_text().replace('summary = "', 'summary = "Newly: ').replace("cpus = 2", "cpus = 4")
+    hello.toml.write_text(other)
+    done = guests.command("make", hello.toml, "-o", hello.ova.parent / "changed", "--no-boot", "--offline", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "the sealed disk is from the cache" in done.stderr
+
+
+def test_two_deployments_are_two_machines(hello: Hello, tmp_path: Path) -> None:
+    """SeaBIOS and OVMF, on the declared hardware, with no datasource: network, keys and users of its own."""
+    seen = []
+    for name, efi in (("bios", False), ("efi", True)):
+        with guests.visiting(hello.ova, tmp_path / name, hello.key, efi=efi) as visit:
+            began = time.monotonic()
+            assert "hello" in visit.wait_for_page(began + guests.BOOT_SECONDS).lower()
+            visit.run("cloud-init status --wait > /dev/null; true")
+            assert visit.run("test -d /sys/firmware/efi && echo efi || echo bios") == name
+            assert visit.run("hostname") == "hello"
+            assert visit.run("systemctl --failed --no-legend --plain") == ""
+            assert "ttyS0" not in visit.run("cat /proc/cmdline")
+            assert visit.run("cat /etc/machine-id") == visit.run("cat /var/lib/dbus/machine-id || cat /etc/machine-id")
+            assert int(visit.run("df --output=size -B1 / | tail -1")) > 3.5e9, "the root file system fills the disk"
+            assert visit.run("sudo id -un") == "root"
+            assert "127.0.0.1" not in visit.run("cat /etc/apt/sources.list")
+            seen.append((visit.run("cat /etc/machine-id"), visit.run("cat /etc/ssh/ssh_host_ed25519_key.pub")))
+    (first_id, first_key), (second_id, second_key) = seen
+    assert len(first_id) == len(second_id) == 32
+    assert first_id != second_id
+    assert first_key != second_key
+
+
+def test_the_finished_image_knows_nothing_of_the_build(hello: Hello, tmp_path: Path) -> None:
+    """`verify` again, from the file alone; and the descriptor for a validator that we did not write."""
+    done = guests.command("verify", hello.ova)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["tar", "-xf", hello.ova, "-C", tmp_path, "hello-1.0.0.ovf"], check=True)
+    text = (tmp_path / "hello-1.0.0.ovf").read_text()
+    assert str(hello.toml.parent) not in text
