@@ -60,7 +60,14 @@ def _distribution(base: Base, cache: Cache, progress: Progress, *, offline: bool
         with step(progress, f"make the base {base.distribution}"):
             debian.make_base(recipe, folder, progress)
 
-    entry, made = cache.obtain("bases", digest, f"{base.distribution}, made from packages", produce, again=again)
+    entry, made = cache.obtain(
+        "bases",
+        digest,
+        f"{base.distribution}, made from packages",
+        produce,
+        again=again,
+        on_wait=lambda: progress.note("another ovfbuild makes this base now; waiting for it"),
+    )
     if not made:
         age = format_duration(round(time.time() - entry.made))
         progress.note(f"the base {base.distribution} is from the cache, made {age} ago")

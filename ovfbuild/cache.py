@@ -64,13 +64,21 @@ class Cache:
         return self._entry(kind, folder)
 
     def obtain(
-        self, kind: str, digest: str, about: str, make: Callable[[Path], None], *, again: bool = False
+        self,
+        kind: str,
+        digest: str,
+        about: str,
+        make: Callable[[Path], None],
+        *,
+        again: bool = False,
+        on_wait: Callable[[], None] | None = None,
     ) -> tuple[Entry, bool]:
         """The entry, made by `make(folder)` if there is none yet (or `again`); and whether it was made now.
 
-        Two processes that want the same entry make it once: the second waits for the first.
+        Two processes that want the same entry make it once: the second waits for the first, and says
+        so by `on_wait`.
         """
-        with self._lock(kind, digest):
+        with self._lock(kind, digest, on_wait):
             found = None if again else self.find(kind, digest)
             if found:
                 return found, False
@@ -140,11 +148,16 @@ class Cache:
         return Entry(kind, folder.name, folder, (folder / _MADE).stat().st_mtime, folder.stat().st_mtime)
 
     @contextmanager
-    def _lock(self, kind: str, digest: str) -> Iterator[None]:
+    def _lock(self, kind: str, digest: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{kind}-{digest}").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait:
+                    on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _remove(self, folder: Path) -> None:

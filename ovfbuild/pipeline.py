@@ -101,7 +101,14 @@ def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
         _build(plan, base, key, options, shop, folder)
 
     title = f"{plan.appliance.name}: sealed disk on {base.title}"
-    entry, _ = shop.cache.obtain("disks", key, title, produce, again=not options.use_cache)
+    entry, _ = shop.cache.obtain(
+        "disks",
+        key,
+        title,
+        produce,
+        again=not options.use_cache,
+        on_wait=lambda: shop.progress.note("another ovfbuild builds this appliance now; waiting for it"),
+    )
     return sealed_in(entry.path)
 
 
@@ -271,7 +278,7 @@ def _logged(evidence: Path, progress: Progress) -> Iterator[Progress]:
 def _evidence(final: Path, cache: Cache) -> Iterator[tuple[Path, Path]]:
     """A scratch folder, and one for logs that is moved to `final` when a program, the guest or the package failed.
 
-    What an earlier failure left there is gone once a run does not fail.
+    Logs that say nothing, of what failed before anything began, are not left. What an earlier failure left there is gone once a run does not fail.
     """
     with cache.workspace() as scratch:
         evidence = scratch / "evidence"
@@ -279,7 +286,7 @@ def _evidence(final: Path, cache: Cache) -> Iterator[tuple[Path, Path]]:
         try:
             yield scratch, evidence
         except OvfbuildError as error:
-            if error.exit_code != UsageError.exit_code:
+            if error.exit_code != UsageError.exit_code and any(log.stat().st_size for log in evidence.iterdir()):
                 _replace(evidence, final)
                 error.hint = f"{error.hint}\n  → the logs are in {final}" if error.hint else f"the logs are in {final}"
             raise

@@ -34,7 +34,7 @@ from ovfbuild.vm.process import find_program, run
 RELEASES: Mapping[str, str] = {"12": "bookworm", "13": "trixie", "sid": "sid"}
 """The `N` of `debian:N` and the suite that it is."""
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised when the same recipe shall give another image."""
 
 _PROGRAMS = ("mmdebstrap", "tar", "sfdisk", "mkfs.vfat", "mcopy", "mke2fs", "qemu-img")
@@ -192,7 +192,8 @@ def mmdebstrap_arguments(
         *("mmdebstrap", f"--mode={_mode()}", "--variant=apt", "--format=tar", "--verbose"),
         *("--architectures=amd64", "--components=main", f"--include={','.join(recipe.all_packages)}"),
         # It would make /etc/machine-id writable; the rest of that step is in after_packages_script.
-        "--skip=cleanup/reproducible",
+        # And the package lists stay: for a day, the guest need not fetch them again (the seal removes them).
+        "--skip=cleanup/reproducible,cleanup/apt/lists",
         '--aptopt=Acquire::Languages "none";',
         *(f"--aptopt={option}" for option in settings.options()),
         f"--essential-hook={debian_files.before_packages_script()}",

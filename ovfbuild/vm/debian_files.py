@@ -33,6 +33,7 @@ PACKAGES = (
     "iproute2",
     "iputils-ping",
     "less",
+    "tzdata",
     "zstd",
 )
 

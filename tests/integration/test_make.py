@@ -262,6 +262,17 @@ def test_pack_wraps_a_disk_without_a_vm(shop: Shop) -> None:
         assert "build VM" not in done.stderr
 
 
+def test_the_time_of_a_package_is_that_of_its_data(shop: Shop) -> None:
+    """A disk of 1 TiB with one boot sector in it: packed, walked and compared within the timeout of any test."""
+    disk = shop.folder / "huge.qcow2"
+    path = shop.appliance(*SEALED)
+    subprocess.run(["qemu-img", "convert", "-q", "-O", "qcow2", shop.folder / "tiny.raw", disk], check=True)
+    subprocess.run(["qemu-img", "resize", "-q", disk, "1T"], check=True)
+    done = shop.run("pack", path, "--disk", disk, "-o", shop.dist, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (shop.dist / "tiny-1.0.0.ova").stat().st_size < 2**20
+
+
 def test_verify_and_inspect(shop: Shop) -> None:
     path = shop.appliance(*SEALED)
     assert shop.run("pack", path, "--disk", shop.folder / "tiny.raw", "-o", shop.dist).returncode == 0
