@@ -101,45 +101,11 @@ def _hardware(appliance: Appliance, profile: Profile) -> VirtualHardwareSection:
 def _items(appliance: Appliance, profile: Profile) -> Iterator[Item]:
     """CPU, memory, controllers, what hangs on them, NICs; InstanceIDs from 1 (0 is the System's)."""
     numbers = count(1)
-    hardware = appliance.hardware
-    yield Item(
-        next(numbers),
-        f"{hardware.cpus} virtual CPU(s)",
-        _CPU,
-        allocation_units="hertz * 10^6",
-        description="Number of Virtual CPUs",
-        virtual_quantity=hardware.cpus,
-    )
-    mebibytes = hardware.memory // _MIB
-    yield Item(
-        next(numbers),
-        f"{mebibytes}MB of memory",
-        _MEMORY,
-        allocation_units=MEBIBYTE,
-        description="Memory Size",
-        virtual_quantity=mebibytes,
-    )
-    disks = _controller(next(numbers), profile.disk.controller)
-    yield disks
-    drives = None
-    if profile.cdrom.present:
-        same = profile.cdrom.controller == profile.disk.controller
-        drives = disks if same else _controller(next(numbers), profile.cdrom.controller)
-        if not same:
-            yield drives
-    yield Item(
-        next(numbers),
-        "Hard Disk 1",
-        _DISK,
-        address_on_parent="0",
-        host_resource="ovf:/disk/vmdisk1",
-        parent=disks.instance_id,
-    )
-    if drives is not None:
-        yield _cdrom(next(numbers), drives, profile, taken=drives is disks)
+    yield from _processor_and_memory(appliance, numbers)
+    yield from _drives(profile, numbers)
     for number, network in enumerate(appliance.networks):
         yield _nic(next(numbers), number, network.name, profile)
-    if hardware.serial:
+    if appliance.hardware.serial:
         yield Item(
             next(numbers),
             "Serial Port 1",
@@ -148,6 +114,45 @@ def _items(appliance: Appliance, profile: Profile) -> Iterator[Item]:
             description="Serial Port",
             required=profile.serial.required,
         )
+
+
+def _processor_and_memory(appliance: Appliance, numbers: Iterator[int]) -> Iterator[Item]:
+    cpus, mebibytes = appliance.hardware.cpus, appliance.hardware.memory // _MIB
+    yield Item(
+        next(numbers),
+        f"{cpus} virtual CPU(s)",
+        _CPU,
+        allocation_units="hertz * 10^6",
+        description="Number of Virtual CPUs",
+        virtual_quantity=cpus,
+    )
+    yield Item(
+        next(numbers),
+        f"{mebibytes}MB of memory",
+        _MEMORY,
+        allocation_units=MEBIBYTE,
+        description="Memory Size",
+        virtual_quantity=mebibytes,
+    )
+
+
+def _drives(profile: Profile, numbers: Iterator[int]) -> Iterator[Item]:
+    """The disk and the CD-ROM, each behind its controller; behind one if the profile says so."""
+    disks = drives = _controller(next(numbers), profile.disk.controller)
+    yield disks
+    if profile.cdrom.present and profile.cdrom.controller != profile.disk.controller:
+        drives = _controller(next(numbers), profile.cdrom.controller)
+        yield drives
+    yield Item(
+        next(numbers),
+        "Hard Disk 1",
+        _DISK,
+        address_on_parent="0",
+        host_resource="ovf:/disk/vmdisk1",
+        parent=disks.instance_id,
+    )
+    if profile.cdrom.present:
+        yield _cdrom(next(numbers), drives, profile, taken=drives is disks)
 
 
 def _controller(number: int, controller: Controller) -> Item:

@@ -193,7 +193,7 @@ def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Wo
     """
     with step(shop.progress, "verify"):
         opened, _ = _judged(path, shop.progress)
-        for member in opened.disks:
+        for _, member in opened.disks:
             inside = disk.inside(opened.path, member.offset, member.size)
             if not disk.compare(disk.described(sealed.path, sealed.format), inside):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
@@ -208,17 +208,15 @@ def verify(path: Path, *, boot: bool, accel: str, timeout: float, progress: Prog
         FileError: it is no package.
         VerificationError: something is wrong with it.
     """
-    cache = Cache()
-    with (
-        _evidence(path.with_suffix(".failed"), cache) as (scratch, evidence),
-        _logged(evidence, progress) as both,
-    ):
-        with step(both, "verify"):
-            opened, verdict = _judged(path, both)
-        if boot:
-            _boot(opened, timeout, Workshop(cache, scratch, evidence, both, accel))
-            return Verdict(verdict.findings, (*verdict.checked, "boot"))
+    with step(progress, "verify"):
+        opened, verdict = _judged(path, progress)
+    if not boot:
         return verdict
+    cache = Cache()
+    final = path.with_name(f"{path.name}.failed")
+    with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
+        _boot(opened, timeout, Workshop(cache, scratch, evidence, both, accel))
+    return Verdict(verdict.findings, (*verdict.checked, "boot"))
 
 
 def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
@@ -276,19 +274,23 @@ def _logged(evidence: Path, progress: Progress) -> Iterator[Progress]:
 
 @contextmanager
 def _evidence(final: Path, cache: Cache) -> Iterator[tuple[Path, Path]]:
-    """A scratch folder, and one for logs that is moved to `final` when a program, the guest or the package failed.
+    """A scratch folder, and one for logs that is moved to `final` when anything but the user's text was wrong.
 
-    Logs that say nothing, of what failed before anything began, are not left. What an earlier failure left there is gone once a run does not fail.
+    Logs that say nothing, of what failed before anything began, are not left; what an earlier failure
+    left there is gone once a run does not fail.
     """
     with cache.workspace() as scratch:
         evidence = scratch / "evidence"
         evidence.mkdir()
         try:
             yield scratch, evidence
-        except OvfbuildError as error:
-            if error.exit_code != UsageError.exit_code and any(log.stat().st_size for log in evidence.iterdir()):
+        except UsageError:
+            raise
+        except Exception as error:
+            if any(log.stat().st_size for log in evidence.iterdir()):
                 _replace(evidence, final)
-                error.hint = f"{error.hint}\n  → the logs are in {final}" if error.hint else f"the logs are in {final}"
+                if isinstance(error, OvfbuildError):
+                    error.hint = "\n  → ".join(filter(None, (error.hint, f"the logs are in {final}")))
             raise
         if final.exists():
             shutil.rmtree(final)

@@ -46,7 +46,13 @@ _OUT = click.option(
 )
 _PROFILE = click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE.")
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show every line that the guest and programs write.")
-_ACCEL = click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
+_ACCEL = click.option(
+    "--accel",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    help="What runs guests; auto takes KVM where it was seen to run one.",
+)
 _NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
 
 

@@ -36,6 +36,10 @@ def verdict(ova: Path, said: Verdict) -> str:
     return "\n".join([*lines, f"{ova}: good ({', '.join(said.checked)})"])
 
 
+def _size(size: int | None) -> str:
+    return "not said" if size is None else format_size(size)
+
+
 def package(facts: dict[str, Any]) -> str:
     """An OVA, section by section."""
     system = facts["system"]
@@ -51,8 +55,8 @@ def package(facts: dict[str, Any]) -> str:
     lines += [f"  device     {device}" for device in system["devices"]]
     lines += [f"  network    {network}" for network in facts["networks"]]
     lines += [
-        f"  disk       {disk['file']}: capacity {format_size(disk['capacity'])}, "
-        f"populated {format_size(disk['populated'])}, file {format_size(disk['size'])}"
+        f"  disk       {disk['file'] or 'empty'}: capacity {_size(disk['capacity'])}, "
+        f"populated {_size(disk['populated'])}, file {_size(disk['size'])}"
         for disk in facts["disks"]
     ]
     lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]

@@ -79,8 +79,8 @@ GONE = (
 
 # fmt: off
 PERSONAL = (
-    ".bash_history", ".zsh_history", ".ash_history", ".python_history", ".node_repl_history", ".mysql_history",
-    ".psql_history", ".lesshst", ".viminfo", ".wget-hsts", ".sudo_as_admin_successful", ".cache",
+    ".bash_history", ".zsh_history", ".ash_history", ".sh_history", ".python_history", ".node_repl_history",
+    ".mysql_history", ".psql_history", ".lesshst", ".viminfo", ".wget-hsts", ".sudo_as_admin_successful", ".cache",
     ".ssh/known_hosts", ".ssh/known_hosts.old",
 )
 # fmt: on

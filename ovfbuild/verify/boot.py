@@ -107,7 +107,7 @@ def hardware(
     system = package.envelope.virtual_system
     items = system.hardware.items
     disks = [
-        Disk(_disk_node(package, number, work), _controller(package.envelope, item), bootindex=1 + number)
+        Disk(_disk_node(package, item, work), _controller(package.envelope, item), bootindex=1 + number)
         for number, item in enumerate(item for item in items if item.resource_type == _DISK)
     ]
     if iso is not None:
@@ -131,10 +131,16 @@ def hardware(
     )
 
 
-def _disk_node(package: Package, number: int, work: Path) -> dict[str, Any]:
+def _disk_node(package: Package, item: Item, work: Path) -> dict[str, Any]:
     """An overlay that takes the guest's writes, over the VMDK where it lies in the archive."""
-    member = package.disks[number]
-    return window.overlay(package.path, member.offset, member.size, work / f"overlay{number}.qcow2")
+    for disk, member in package.disks:
+        if (item.host_resource or "").endswith(f"/disk/{disk.disk_id}"):
+            path = work / f"overlay{item.instance_id}.qcow2"
+            return window.overlay(package.path, member.offset, member.size, path)
+    raise VerificationError(
+        f"{item.element_name} ({item.host_resource}) is no disk in the package",
+        "only packages whose disks are all in it can be booted",
+    )
 
 
 def _controller(envelope: Envelope, item: Item) -> str:

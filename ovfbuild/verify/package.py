@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import manifest, ova, ovf, ovf_reader, vmdk_reader
-from ovfbuild.formats.envelope import Envelope
+from ovfbuild.formats.envelope import Disk, Envelope
 from ovfbuild.progress import Progress
 from ovfbuild.verify import rules
 from ovfbuild.verify.verdict import Finding, Verdict
@@ -32,12 +32,15 @@ class Package:
         return next((member for member in self.members if member.name == name), None)
 
     @property
-    def disks(self) -> tuple[ova.Member, ...]:
-        """The members that the DiskSection's disks lie in, in its order."""
+    def disks(self) -> tuple[tuple[Disk, ova.Member], ...]:
+        """The DiskSection's disks that lie in a member, with it, in their order; an empty disk has none."""
         hrefs = {file.id: file.href for file in self.envelope.files}
         section = self.envelope.disk_section
-        wanted = (hrefs.get(disk.file_ref or "") for disk in (section.disks if section else ()))
-        return tuple(member for name in wanted if name and (member := self.member(name)))
+        return tuple(
+            (disk, member)
+            for disk in (section.disks if section else ())
+            if (member := self.member(hrefs.get(disk.file_ref or "", "")))
+        )
 
 
 def open_package(path: Path) -> Package:
@@ -126,8 +129,7 @@ def _judge_schema(package: Package) -> Iterator[Finding]:
 
 def _judge_disks(package: Package) -> Iterator[Finding]:
     """Each disk, marker by marker; what the descriptor says of it beside what it is."""
-    section = package.envelope.disk_section
-    for declared, member in zip(section.disks if section else (), package.disks, strict=False):
+    for declared, member in package.disks:
         with ova.window(package.path, member) as stream:
             try:
                 walk = vmdk_reader.walk(stream, member.name)

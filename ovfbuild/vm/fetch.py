@@ -1,6 +1,6 @@
 """Downloads of base images: known by their digest, continued where they broke off, kept in the cache.
 
-A download goes to `CACHE/work/download-KEY/`, named by its URL and digest, so that the next try and
+A download goes to `download-KEY/` in the cache's `work` folder, named by its URL and digest, so that the next try and
 the next run both continue it (RFC 9110, clauses 13.1.5 If-Range and 14 Range Requests). Only what
 has the right digest becomes an entry of the cache.
 """

@@ -31,7 +31,8 @@ def seed_files(
     """
     sources = [] if mirrors is None else [_without_options(line) for line in mirrors.lines(suite)]
     reachable = [seen_from_guest(line) for line in sources if re.match(r"deb https?:", line)]
-    options = [seen_from_guest(line) for line in settings.options() if "cainfo" not in line.lower()]
+    told = [*_from_environment(settings, environ), *settings.options()]
+    options = [seen_from_guest(line) for line in told if "cainfo" not in line.lower()]
     options.append('Acquire::Languages "none";')
     files: dict[str, bytes | Path] = {}
     if reachable:
@@ -44,6 +45,15 @@ def seed_files(
             files["ca.crt"] = bundle
     files["apt.conf"] = ("\n".join(options) + "\n").encode()
     return files
+
+
+def _from_environment(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Proxies that the host's apt takes from its environment, as apt does where its own settings name none."""
+    return [
+        f'Acquire::{scheme}::Proxy "{environ[f"{scheme}_proxy"]}";'
+        for scheme in ("http", "https")
+        if environ.get(f"{scheme}_proxy") and not settings.proxy(scheme)
+    ]
 
 
 def seen_from_guest(text: str) -> str:

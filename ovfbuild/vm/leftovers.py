@@ -69,7 +69,7 @@ _RULES = (
     _Rule("/var/log", ("*",), _LOG, _content, deep=True, spared=("journal/*",)),
     _Rule("/var/lib/apt/lists", ("*",), _LISTS, deep=True, spared=("lock",)),
     _Rule("/var/cache/apt", ("*.deb", "*pkgcache.bin*"), _LISTS, deep=True),
-    _Rule("/etc/apt", ("*ovfbuild*", "*proxy*"), "how the build reached its packages", deep=True),
+    _Rule("/etc/apt", ("*ovfbuild*",), "how the build reached its packages", deep=True),
     _Rule("/var/lib/dhcp", ("*",), _LEASE, _content),
     _Rule("/var/lib/dhclient", ("*",), _LEASE, _content),
     _Rule("/var/lib/dhcpcd", ("*",), _LEASE, _content, deep=True),

@@ -168,9 +168,9 @@ class _Session:
         except (ConnectError, TimeoutError) as error:
             with suppress(TimeoutError):
                 await asyncio.wait_for(qemu.wait(), 5)
-            words = (self._evidence / "qemu.log").read_text(errors="replace").strip()
+            words = (self._evidence / "qemu.log").read_text(errors="replace").strip() or repr(error)
             raise ProgramError(
-                f"QEMU did not start: {words or error!r}",
+                f"QEMU did not start: {words}",
                 "check that QEMU is whole: qemu-system-x86_64 --version",
             ) from error
 

@@ -46,6 +46,13 @@ def test_an_image_keeps_its_own_sources_and_gets_the_proxy() -> None:
     assert "sourcelist" not in text(files, "apt.conf")
 
 
+def test_a_proxy_of_the_environment_is_the_guests_too() -> None:
+    environ = {"http_proxy": "http://localhost:3128"}
+    assert 'Acquire::http::Proxy "http://10.0.2.2:3128";' in text(seed_files(None, "", Settings(), environ), "apt.conf")
+    own = Settings((("Acquire::http::Proxy", "http://proxy.example.org/"),))
+    assert "3128" not in text(seed_files(None, "", own, environ), "apt.conf")
+
+
 def test_a_mirror_on_the_hosts_disk_is_not_the_guests() -> None:
     files = seed_files(Mirrors("file:/srv/debian"), "bookworm", Settings(), {})
     assert "sources.list" not in files

@@ -25,8 +25,8 @@ def build_vm() -> Hardware:
         cpus=2,
         memory=2**30,
         disks=(
-            Disk(file_node(Path("/work/overlay.qcow2"), "qcow2"), "virtio", bootindex=1),
-            Disk(file_node(Path("/work/seed.iso"), "raw", read_only=True), "virtio"),
+            Disk(file_node(Path("/scratch/overlay.qcow2"), "qcow2"), "virtio", bootindex=1),
+            Disk(file_node(Path("/scratch/seed.iso"), "raw", read_only=True), "virtio"),
         ),
         nics=(Nic(mac="52:54:00:12:34:56"),),
     )

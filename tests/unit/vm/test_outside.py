@@ -210,7 +210,6 @@ LEFTOVERS = [
     "/etc/subgid-",
     "/etc/apt/sources.list.d/ovfbuild.list",
     "/etc/apt/apt.conf.d/00-ovfbuild-build",
-    "/etc/apt/apt.conf.d/95Proxy",
     "/var/lib/cloud/instances/i-1/sem/config_ssh",
     "/var/lib/cloud/data/instance-id",
     "/var/lib/cloud/sem/config_scripts_per_once.once",
