@@ -338,6 +338,11 @@ class _Partial:
     def close(self) -> None:
         self._stream.close()
 
+    def discard(self) -> None:
+        """Leaves nothing to continue from."""
+        self.path.unlink()
+        self._about.unlink(missing_ok=True)
+
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -388,7 +393,7 @@ def _download(line: _Line, url: str, wanted: _Checksum, cache: Cache, target: Pa
         finally:
             partial.close()
         if partial.digest != wanted.digest:
-            partial.path.unlink()
+            partial.discard()
             raise FileError(
                 f"{shown(url)} has the {wanted.algorithm} {partial.digest}, not {wanted.digest}",
                 "check the checksum: the file on the server may be a newer one",
