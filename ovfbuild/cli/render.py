@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ovfbuild.cache import Entry
-from ovfbuild.spec.units import format_size
 from ovfbuild.verify.verdict import Verdict
 
 
@@ -24,7 +23,7 @@ def cache(entries: Sequence[Entry]) -> str:
     """One line an entry."""
     now = time.time()
     rows = [
-        f"{entry.kind:12} {entry.digest[:12]} {format_size(entry.size):>10} {age(now - entry.made):>8}  {entry.about}"
+        f"{entry.kind:12} {entry.digest[:12]} {size(entry.size):>10} {age(now - entry.made):>8}  {entry.about}"
         for entry in entries
     ]
     return "".join(f"{row}\n" for row in rows)
@@ -36,29 +35,35 @@ def verdict(ova: Path, said: Verdict) -> str:
     return "\n".join([*lines, f"{ova}: good ({', '.join(said.checked)})"])
 
 
-def _size(size: int | None) -> str:
-    return "not said" if size is None else format_size(size)
+def size(octets: int | None) -> str:
+    """`4 GiB`, `283.2 MiB`: a size for reading, not for writing down."""
+    if octets is None:
+        return "not said"
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if octets >= scale:
+            return f"{octets / scale:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{octets} B"
 
 
 def package(facts: dict[str, Any]) -> str:
     """An OVA, section by section."""
     system = facts["system"]
     lines = [
-        f"{facts['path']}  {format_size(facts['size'])}",
+        f"{facts['path']}  {size(facts['size'])}",
         f"  name       {system['name']}",
         f"  product    {' '.join(filter(None, (facts['product'].get('name'), facts['product'].get('version'))))}",
         f"  vendor     {facts['product'].get('vendor') or '-'}",
         f"  guest OS   {system['os']} (CIM {system['os_id']}, {system['vmw_os_type'] or 'no vmw:osType'})",
-        f"  hardware   {system['cpus']} CPUs, {format_size(system['memory'])}, {system['firmware']}",
+        f"  hardware   {system['cpus']} CPUs, {size(system['memory'])}, {system['firmware']}",
         f"  family     {system['family']}",
     ]
     lines += [f"  device     {device}" for device in system["devices"]]
     lines += [f"  network    {network}" for network in facts["networks"]]
     lines += [
-        f"  disk       {disk['file'] or 'empty'}: capacity {_size(disk['capacity'])}, "
-        f"populated {_size(disk['populated'])}, file {_size(disk['size'])}"
+        f"  disk       {disk['file'] or 'empty'}: capacity {size(disk['capacity'])}, "
+        f"populated {size(disk['populated'])}, file {size(disk['size'])}"
         for disk in facts["disks"]
     ]
     lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]
-    lines += [f"  member     {member['name']}  {format_size(member['size'])}" for member in facts["members"]]
+    lines += [f"  member     {member['name']}  {size(member['size'])}" for member in facts["members"]]
     return "\n".join(lines)
