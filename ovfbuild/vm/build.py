@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ovfbuild.errors import GuestError
-from ovfbuild.progress import Progress
+from ovfbuild.progress import Progress, step
 from ovfbuild.vm import disk, seed
 from ovfbuild.vm.hardware import Accelerator, Disk, Hardware, Nic, file_node, ovmf
 from ovfbuild.vm.machine import Cause, Decision, Ending, Limits, run
@@ -55,19 +55,18 @@ def build(order: BuildOrder, accelerator: Accelerator, work: Path, evidence: Pat
     evidence.mkdir(parents=True, exist_ok=True)
     with (evidence / "report.jsonl").open("w", encoding="utf-8") as log:
         ears = _Ears(progress, log)
-        progress.begin("boot the build VM")
-        ending = run(
-            _hardware(order, accelerator, overlay, iso),
-            order.limits,
-            ears,
-            evidence,
-            shell_on_failure=order.on_failure == "shell",
-        )
-    if ending.cause is Cause.POWERED_OFF and ending.detail == "guest-shutdown" and ears.sealed:
-        progress.end()
-        return overlay
-    progress.end(ok=False)
-    raise _failure(ending, ears)
+        # The guest's own steps take the place of this one as it reports them.
+        with step(progress, "boot the build VM"):
+            ending = run(
+                _hardware(order, accelerator, overlay, iso),
+                order.limits,
+                ears,
+                evidence,
+                shell_on_failure=order.on_failure == "shell",
+            )
+            if ending.cause is Cause.POWERED_OFF and ending.detail == "guest-shutdown" and ears.sealed:
+                return overlay
+            raise _failure(ending, ears)
 
 
 def _hardware(order: BuildOrder, accelerator: Accelerator, overlay: Path, iso: Path) -> Hardware:
@@ -138,8 +137,8 @@ def _failure(ending: Ending, ears: _Ears) -> GuestError:
     where = f"in step {ears.step!r}" if ears.step else "before its first step"
     if ending.cause is Cause.FAILED:
         output = "".join(f"\n  | {line}" for line in ears.failure.get("output", ()))
-        step, error = ears.failure.get("step"), ears.failure.get("error")
-        return GuestError(f"step {step!r} failed in the guest: {error}{output}", "mend the step and build again")
+        name, error = ears.failure.get("step"), ears.failure.get("error")
+        return GuestError(f"step {name!r} failed in the guest: {error}{output}", "mend the step and build again")
     if ending.cause is Cause.POWERED_OFF:
         return GuestError(
             f"the guest powered off {where}, without having said that it was sealed",
