@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from ovfbuild.vm import machine
 from ovfbuild.vm.accelerator import TCG
 from ovfbuild.vm.hardware import ovmf
 from ovfbuild.vm.machine import Cause, Decision, Ending, Limits
+from tests.integration.test_machine import running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BOOT_SECONDS = 600.0
@@ -68,11 +71,14 @@ class Visit:
         argv += ["-p", str(self.ssh), f"{user}@127.0.0.1", line]
         return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
 
-    def wait_for_page(self, deadline: float) -> str:
+    def wait(self) -> None:
+        """Until it has booted: it can be entered, and cloud-init is done. QEMU accepts connections before that."""
+        deadline = time.monotonic() + BOOT_SECONDS
         while True:
             try:
-                return self.page()
-            except OSError:
+                self.run("cloud-init status --wait > /dev/null; true")
+                return
+            except subprocess.SubprocessError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(2)
@@ -87,7 +93,7 @@ class Quiet:
 
 @contextmanager
 def visiting(ova: Path, work: Path, key: Path, *, efi: bool = False) -> Iterator[Visit]:
-    """Runs a package with no seed attached until the block, which must be quick, is done; then it is powered off."""
+    """Runs a package with no seed attached, waits until it has booted, and powers it off when the block is done."""
     work.mkdir()
     visit = Visit(free_port(), free_port(), key)
     package = open_package(ova)
@@ -101,10 +107,14 @@ def visiting(ova: Path, work: Path, key: Path, *, efi: bool = False) -> Iterator
     thread = threading.Thread(target=lambda: endings.append(machine.run(spec, limits, Quiet(), work / "logs")))
     thread.start()
     try:
+        visit.wait()
         yield visit
         visit.run("sudo systemctl poweroff || true")
+        thread.join(120)
     finally:
-        thread.join(BOOT_SECONDS + 60)
+        for pid in running(str(work)):
+            os.kill(pid, signal.SIGKILL)
+        thread.join(30)
     assert [ending.cause for ending in endings] == [Cause.POWERED_OFF]
 
 

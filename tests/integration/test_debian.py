@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +61,7 @@ def test_two_deployments_are_two_machines(hello: Hello, tmp_path: Path) -> None:
     seen = []
     for name, efi in (("bios", False), ("efi", True)):
         with guests.visiting(hello.ova, tmp_path / name, hello.key, efi=efi) as visit:
-            began = time.monotonic()
-            assert "hello" in visit.wait_for_page(began + guests.BOOT_SECONDS).lower()
-            visit.run("cloud-init status --wait > /dev/null; true")
+            assert "hello" in visit.page().lower()
             assert visit.run("test -d /sys/firmware/efi && echo efi || echo bios") == name
             assert visit.run("hostname") == "hello"
             assert visit.run("systemctl --failed --no-legend --plain") == ""
