@@ -109,7 +109,7 @@ def visiting(ova: Path, work: Path, key: Path, *, efi: bool = False) -> Iterator
     try:
         visit.wait()
         yield visit
-        visit.run("sudo systemctl poweroff || true")
+        visit.run("sudo systemd-run --quiet --on-active=1 systemctl poweroff")
         thread.join(120)
     finally:
         for pid in running(str(work)):
