@@ -30,16 +30,10 @@ class Entry:
     """When it was made, in seconds since the epoch."""
     used: float
     """When a build last took it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes on the disk (holes cost nothing)."""
-        return sum(f.stat().st_blocks * 512 for f in self.path.rglob("*") if f.is_file())
-
-    @property
-    def about(self) -> str:
-        """What it is, in its maker's words."""
-        return (self.path / _MADE).read_text(encoding="utf-8").strip()
+    size: int
+    """Bytes that it takes on the disk (holes cost nothing)."""
+    about: str
+    """What it is, in its maker's words."""
 
 
 def cache_root() -> Path:
@@ -145,7 +139,15 @@ class Cache:
         return gone
 
     def _entry(self, kind: str, folder: Path) -> Entry:
-        return Entry(kind, folder.name, folder, (folder / _MADE).stat().st_mtime, folder.stat().st_mtime)
+        return Entry(
+            kind,
+            folder.name,
+            folder,
+            made=(folder / _MADE).stat().st_mtime,
+            used=folder.stat().st_mtime,
+            size=sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file()),
+            about=(folder / _MADE).read_text(encoding="utf-8").strip(),
+        )
 
     @contextmanager
     def _lock(self, kind: str, digest: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
