@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_ABANDONED = 86400.0
+"""Seconds after which nobody writes a partial file any more."""
 
 
 @contextmanager
 def published(target: Path) -> Iterator[Path]:
     """Yields a path beside `target` to write to; renamed over `target` when the block ends well.
 
-    Nothing is left when it does not, and what was under `target` before stays as it was.
+    Nothing is left when it does not, and what was under `target` before stays as it was. What a killed
+    process left of the same target goes a day later.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
     try:
         yield partial
@@ -27,6 +34,13 @@ def published(target: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+def _remove_abandoned(target: Path) -> None:
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED:
+                partial.unlink()
 
 
 def sha256_of(path: Path) -> str:

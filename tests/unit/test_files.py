@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,15 @@ def test_digest_of_knows_no_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": ["é", None]}) == digest_of({"b": ["é", None], "a": 1})
     assert digest_of(["a", "b"]) != digest_of(["b", "a"])
     assert digest_of({"a": 1}) != digest_of({"a": "1"})
+
+
+def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".x[1].ova.aaaa.partial", tmp_path / ".x[1].ova.bbbb.partial"
+    other = tmp_path / ".y.ova.cccc.partial"
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    with published(tmp_path / "x[1].ova") as partial:
+        partial.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == [young, other, tmp_path / "x[1].ova"]
