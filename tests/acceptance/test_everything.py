@@ -111,8 +111,7 @@ def test_from_outside(built: Path, tmp_path: Path) -> None:
 
 def test_from_inside(built: Path, tmp_path: Path) -> None:
     with guests.visiting(built / "dist/all-2.0.ova", tmp_path / "visit", built / "key") as visit:
-        assert visit.run("hostname") == "named"
-        assert visit.run("id -nG") == "admin adm own-group"
-        assert len(visit.run("networkctl --no-legend list | grep -c ether || true")) == 1
-        assert visit.run("date +%Z") in ("CET", "CEST")
-        assert visit.run("locale -a | grep -ci de_de") == "1"
+        said = visit.run("hostname; id -nG; date +%Z; locale -a | grep -ci de_de; ls -d /sys/class/net/e* | wc -l")
+    host, groups, zone, locales, nics = said.splitlines()
+    assert (host, groups, locales, nics) == ("named", "admin adm own-group", "1", "2")
+    assert zone in ("CET", "CEST")
