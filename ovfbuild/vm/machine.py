@@ -30,7 +30,13 @@ from ovfbuild.vm.hardware import Channels, Hardware, command_line
 from ovfbuild.vm.process import die_with_parent, find_program
 
 _EVENTS = ("SHUTDOWN", "GUEST_PANICKED", "BLOCK_IO_ERROR")
-_CONTROL = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>c78])|[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC, DCS, SOS, PM, APC: systemd 257 tells terminals much
+    r"|\x1b[ -/]*[0-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f]"
+)
+"""What a terminal obeys and a log does not want (ECMA-48, clause 5)."""
 _PANIC = "Kernel panic - not syncing"
 _NO_DISK = ("No bootable device", "No bootable option or device was found")
 
