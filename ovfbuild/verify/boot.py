@@ -111,7 +111,9 @@ def hardware(
         for number, item in enumerate(item for item in items if item.resource_type == _DISK)
     ]
     if iso is not None:
-        disks.append(Disk(file_node(iso, "raw", read_only=True), "ide", cdrom=True))
+        # Last of all, but with a bootindex: OVMF enables no IDE channel that it need not look at for a boot,
+        # and Linux's ata_piix believes it (it finds no drive on a channel whose decode bit is off).
+        disks.append(Disk(file_node(iso, "raw", read_only=True), "ide", bootindex=9, cdrom=True))
     models = [
         _NICS.get((item.resource_sub_type or "").lower(), "e1000-82545em")
         for item in items
