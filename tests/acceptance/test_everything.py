@@ -77,7 +77,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tree/run").chmod(0o755)
     (folder / "tree/link").symlink_to("run")
     (folder / "big").write_bytes(os.urandom(200_000_000))
-    (folder / "extra.yaml").write_text("#cloud-config\nwrite_files:\n  - {path: /etc/from-author, content: "yes"}\n")
+    (folder / "extra.yaml").write_text("#cloud-config\nwrite_files:\n  - {path: /etc/from-author, content: 'yes'}\n")
     done = guests.command("make", folder / "appliance.toml", "-o", folder / "dist")
     assert done.returncode == 0, done.stderr[-5000:]
     return folder
