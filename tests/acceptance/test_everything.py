@@ -55,7 +55,7 @@ run = "echo one >> /opt/order; id -un >> /opt/order"
 name = "second"
 run = '''#!/usr/bin/env python3
 import os
-open("/opt/order", "a").write("two " + os.environ["HOME"] + "\\\\n")
+open("/opt/order", "a").write("two " + os.environ["HOME"] + "\\n")
 '''
 [cloud_init]
 user_data = "extra.yaml"
