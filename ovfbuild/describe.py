@@ -6,7 +6,7 @@ profile's data, and the order of the items is that of the descriptors that eight
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -29,6 +29,7 @@ from ovfbuild.formats.envelope import (
     VirtualHardwareSection,
     VirtualSystem,
 )
+from ovfbuild.spec import deployment
 from ovfbuild.spec.guest_os import GuestOs
 from ovfbuild.spec.models import Appliance
 from ovfbuild.spec.profile import Controller, Profile
@@ -58,8 +59,14 @@ class PackedDisk:
     populated_size: int
 
 
-def describe(appliance: Appliance, profile: Profile, guest_os: GuestOs, disk: PackedDisk) -> Envelope:
-    """The descriptor of a package with one disk."""
+def describe(
+    appliance: Appliance,
+    profile: Profile,
+    guest_os: GuestOs,
+    disk: PackedDisk,
+    properties: Sequence[deployment.Property] = (),
+) -> Envelope:
+    """The descriptor of a package with one disk; `properties` beside cloud-init's own."""
     networks = tuple(Network(n.name, f"The {n.name} network") for n in appliance.networks)
     return Envelope(
         files=(File("file1", disk.href, disk.file_size),),
@@ -81,7 +88,7 @@ def describe(appliance: Appliance, profile: Profile, guest_os: GuestOs, disk: Pa
             operating_system=OperatingSystemSection(guest_os.cim, None, guest_os.vmw, guest_os.description),
             hardware=_hardware(appliance, profile),
             annotation=AnnotationSection(appliance.annotation) if appliance.annotation else None,
-            products=(_product(appliance),),
+            products=(_product(appliance, properties),),
             eulas=(EulaSection(appliance.eula.read_text(encoding="utf-8")),) if appliance.eula else (),
         ),
     )
@@ -194,22 +201,72 @@ def _nic(number: int, index: int, network: str, profile: Profile) -> Item:
     )
 
 
-def _product(appliance: Appliance) -> ProductSection:
+def _product(appliance: Appliance, properties: Sequence[deployment.Property]) -> ProductSection:
     """The product, and the properties by which vSphere tells cloud-init who the machine is."""
     return ProductSection(
         product=appliance.summary or appliance.name,
         vendor=appliance.vendor or None,
         version=appliance.version,
         product_url=appliance.url,
-        properties=tuple(
-            Property(
-                key,
-                value=default,
-                user_configurable=True,
-                password=key == "password",
-                label=label,
-                description=description,
-            )
-            for key, label, description, default in _CLOUD_INIT
+        properties=(
+            *(
+                Property(
+                    key,
+                    value=default,
+                    user_configurable=True,
+                    password=key == "password",
+                    label=label,
+                    description=description,
+                )
+                for key, label, description, default in _CLOUD_INIT
+            ),
+            *map(_property, properties),
         ),
     )
+
+
+def _property(one: deployment.Property) -> Property:
+    """A property of the appliance's own. Its key has no class before it, so the environment has it as it is here.
+
+    The types are those of DSP0243's table (clause 9.5.1) that every importer reads. An address and a host name are
+    strings: `ip` is VMware's own, and wants an address pool for it; the first boot checks them. An int without a
+    default has no value at all, since "" is none of sint32. A password's default stays in the image: the
+    descriptor is text that everybody reads, and an empty field leaves the default as it is.
+    """
+    value = "" if one.secret or one.baked is None else str(one.baked)
+    number = one.type == "int"
+    return Property(
+        one.key,
+        type={"int": "sint32", "bool": "boolean"}.get(one.type, "string"),
+        value=None if number and not value else value.lower() if one.type == "bool" else value,
+        user_configurable=True,
+        password=one.secret,
+        qualifiers=_qualifiers(one),
+        label=one.label or one.key,
+        description=" ".join(filter(None, (one.description, _range(one)))) or None,
+    )
+
+
+def _qualifiers(one: deployment.Property) -> str | None:
+    """What a form can hold a string to, between commas: MinLen(1),MaxLen(8) or ValueMap{"a","b"}."""
+    if one.choices:
+        # An empty choice where nothing is chosen yet: a form without it would choose the first one by itself.
+        choices = one.choices if one.default is not None or one.required else ("", *one.choices)
+        return "ValueMap{" + ",".join(f'"{choice}"' for choice in choices) + "}"
+    least, most = (None, None) if one.type == "int" else (one.min, one.max)
+    if one.type in ("ip", "hostname"):
+        most = 45 if one.type == "ip" else 253
+    if not one.required and one.baked is None:
+        least = None  # empty is an answer, too
+    found = [f"MinLen({least})"] if least is not None else []
+    found += [f"MaxLen({most})"] if most is not None else []
+    return ",".join(found) or None
+
+
+def _range(one: deployment.Property) -> str:
+    """For people: of numbers, DSP0243 has no qualifier."""
+    if one.type != "int" or (one.min is None and one.max is None):
+        return ""
+    if one.min is None or one.max is None:
+        return f"(at most {one.max})" if one.min is None else f"(at least {one.min})"
+    return f"({one.min} to {one.max})"

@@ -81,7 +81,7 @@ def content_id(plan: Plan, capacity: int) -> int:
 
 
 def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk) -> bytes:
-    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disk))
+    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disk, plan.deployment.properties))
 
 
 def _manifest(names: Names, descriptor: bytes, disk_digest: str) -> bytes:

@@ -12,18 +12,19 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ovfbuild import package
+from ovfbuild import identity, libraries, package, sbom
+from ovfbuild.agent_files import agent_files
 from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.cache import Cache
 from ovfbuild.errors import FileError, OvfbuildError, UsageError, VerificationError
-from ovfbuild.files import digest_of, published
+from ovfbuild.files import digest_of, published, sha256_of
 from ovfbuild.progress import Both, LogProgress, Progress, step
 from ovfbuild.spec import appliance as appliance_file
 from ovfbuild.spec import cloud_config
@@ -37,7 +38,7 @@ from ovfbuild.verify.verdict import Verdict
 from ovfbuild.vm import accelerator, apt, build, disk, guest_apt, seed
 from ovfbuild.vm.hardware import Accelerator
 from ovfbuild.vm.machine import Limits
-from ovfbuild.vm.sealed import SealedDisk, adopt, keep, seal, sealed_in
+from ovfbuild.vm.sealed import COMPONENTS, SealedDisk, adopt, keep, seal, sealed_in
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,26 @@ class Options:
     offline: bool = False
     use_cache: bool = True
     on_failure: str = "clean"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """How a package is booted to prove it."""
+
+    accel: str = "auto"
+    timeout: float = 1800.0
+    settings: tuple[str, ...] = ()
+    """`key=value` of each property that it is told."""
+    deliver: identity.Format = "nocloud"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What an ISO for a deployment is, beside the properties."""
+
+    form: identity.Format = "nocloud"
+    hostname: str | None = None
+    ssh_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,27 +99,32 @@ def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
 def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> list[Path]:
     """Packages a disk that is there already, as it is; returns the paths of the packages."""
     with _workshop(plan, options, progress) as shop:
-        sealed = adopt(disk_file)
+        sealed = _with_components(adopt(disk_file), shop.scratch, shop)
         return [publish(sealed, plan, profile, options, shop) for profile in plan.profiles]
 
 
 def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
     """The sealed disk of this plan: from the cache if nothing that it is made of has changed."""
     base = base_image(plan, shop.cache, shop.progress, offline=options.offline, again=not options.use_cache)
-    key = digest_of({"plan": disk_inputs(plan), "base": base.digest, "guest": seed.guest_modules_digest_inputs()})
+    fetched = {
+        **agent_files(plan, shop.cache, shop.progress, offline=options.offline),
+        **libraries.library_files(plan, base, _source(options, shop)),
+    }
+    inputs = {"plan": disk_inputs(plan), "base": base.digest, "guest": seed.guest_modules_digest_inputs()}
+    key = digest_of(inputs | {"fetched": {name: sha256_of(path) for name, path in fetched.items()}})
     found = shop.cache.find("disks", key) if options.use_cache else None
     if found:
         age = format_duration(round(time.time() - found.made))
         shop.progress.note(f"the sealed disk is from the cache, made {age} ago (--no-cache makes a new one)")
         return sealed_in(found.path)
-    if options.offline and plan.appliance.system.packages:
+    if options.offline and (needed := _from_apt(plan)):
         raise UsageError(
-            "system.packages can't be installed with --offline, and the cache has no disk of this appliance",
+            f"{needed[0]} can't be installed with --offline, and the cache has no disk of this appliance",
             "build it once with a network; from then on --offline takes the disk from the cache",
         )
 
     def produce(folder: Path) -> None:
-        _build(plan, base, key, options, shop, folder)
+        _build(plan, base, key, fetched, options, shop, folder)
 
     title = f"{plan.appliance.name}: sealed disk on {base.title}"
     entry, _ = shop.cache.obtain(
@@ -112,9 +138,24 @@ def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
     return sealed_in(entry.path)
 
 
-def _build(plan: Plan, base: BaseImage, key: str, options: Options, shop: Workshop, folder: Path) -> None:
+def _from_apt(plan: Plan) -> list[str]:
+    """What the guest installs from its distribution, for which it needs a network."""
+    found = ["system.packages"] if plan.appliance.system.packages else []
+    found += [f"the packages of [{name}]" for name in plan.language_packages]
+    return found + (["the agent's packages"] if plan.agent_packages else [])
+
+
+def _build(
+    plan: Plan,
+    base: BaseImage,
+    key: str,
+    fetched: Mapping[str, Path],
+    options: Options,
+    shop: Workshop,
+    folder: Path,
+) -> None:
     """Boots the build VM, and seals what it leaves into `folder`."""
-    order = _order(plan, base, key, options)
+    order = _order(plan, base, key, fetched, options)
     try:
         overlay = build.build(order, shop.accelerator, shop.scratch, shop.evidence, shop.progress)
     except OvfbuildError:
@@ -122,11 +163,29 @@ def _build(plan: Plan, base: BaseImage, key: str, options: Options, shop: Worksh
             keep(shop.scratch, shop.evidence)
         raise
     with step(shop.progress, "seal the disk"):
-        seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress)
+        sealed = seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress)
     overlay.unlink()
+    _with_components(sealed, folder, shop)
 
 
-def _order(plan: Plan, base: BaseImage, key: str, options: Options) -> build.BuildOrder:
+def _with_components(sealed: SealedDisk, folder: Path, shop: Workshop) -> SealedDisk:
+    """The same, with what is installed on it read into `folder`; as it was where that can't be seen."""
+    with step(shop.progress, "read what is installed"):
+        found = sbom.components_of(sealed.path, sealed.format, shop.scratch)
+    if found is None:
+        shop.progress.note("the disk has no ext4 file system that can be read: there is no SBOM of it")
+        return sealed
+    sbom.write(folder / COMPONENTS, found)
+    return replace(sealed, components=folder / COMPONENTS)
+
+
+def _source(options: Options, shop: Workshop) -> libraries.Source:
+    return libraries.Source(
+        shop.cache, shop.scratch, shop.progress, offline=options.offline, again=not options.use_cache
+    )
+
+
+def _order(plan: Plan, base: BaseImage, key: str, fetched: Mapping[str, Path], options: Options) -> build.BuildOrder:
     appliance = plan.appliance
     capacity = max(appliance.hardware.disk, base.capacity)
     if capacity > appliance.hardware.disk:
@@ -144,6 +203,7 @@ def _order(plan: Plan, base: BaseImage, key: str, options: Options) -> build.Bui
         steps={"steps": [one.to_json() for one in plan.steps], "seal": _seal_orders(plan)},
         payload={
             **_payload(plan),
+            **fetched,
             **guest_apt.seed_files(base.mirrors, base.suite, _apt_settings(), os.environ),
         },
         limits=Limits(appliance.build.timeout, appliance.build.stall),
@@ -167,6 +227,8 @@ def _seal_orders(plan: Plan) -> dict[str, Any]:
         "locale": appliance.system.locale,
         "serial": appliance.hardware.serial,
         "sources": "".join(f"{line}\n" for line in lines) if lines else None,
+        "agent": plan.agent.seal if plan.agent else None,
+        "firstboot": plan.deployment.seal_orders(),
     }
 
 
@@ -182,6 +244,10 @@ def publish(sealed: SealedDisk, plan: Plan, profile: Profile, options: Options, 
         with step(shop.progress, f"pack {target.name}"):
             package.write(sealed, plan, profile, partial, shop.scratch, shop.progress)
         prove(partial, sealed, plan, options, shop)
+        if sealed.components:
+            sbom.write(sbom.beside(target), sbom.document(plan, sbom.load(sealed.components)))
+        else:  # one of an earlier build would tell of another disk
+            sbom.beside(target).unlink(missing_ok=True)
     return target
 
 
@@ -201,22 +267,29 @@ def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Wo
         _boot(opened, plan.appliance.build.timeout, shop)
 
 
-def verify(path: Path, *, boot: bool, accel: str, timeout: float, progress: Progress) -> Verdict:
+def verify(path: Path, *, boot: Boot | None, progress: Progress) -> Verdict:
     """Judges a package that is there already, and boots it if asked to.
 
     Raises:
+        UsageError: a value that it is to be told is not one of its properties'.
         FileError: it is no package.
         VerificationError: something is wrong with it.
     """
+    told = _told(path, boot) if boot and boot.settings else None
     with step(progress, "verify"):
         opened, verdict = _judged(path, progress)
-    if not boot:
+    if boot is None:
         return verdict
     cache = Cache()
     final = path.with_name(f"{path.name}.failed")
     with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
-        _boot(opened, timeout, Workshop(cache, scratch, evidence, both, accel))
-    return Verdict(verdict.findings, (*verdict.checked, "boot"))
+        _boot(opened, boot.timeout, Workshop(cache, scratch, evidence, both, boot.accel), told)
+    return Verdict(verdict.findings, (*verdict.checked, "boot", *(["identity"] if told else [])))
+
+
+def _told(path: Path, boot: Boot) -> boot_check.Told:
+    values = identity.values_of(identity.declared_in(open_package(path)), boot.settings)
+    return boot_check.Told(values, boot.deliver)
 
 
 def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
@@ -233,18 +306,31 @@ def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
     return opened, verdict
 
 
-def _boot(opened: Package, timeout: float, shop: Workshop) -> None:
+def _boot(opened: Package, timeout: float, shop: Workshop, told: boot_check.Told | None = None) -> None:
     chosen = shop.accelerator
     with step(shop.progress, "boot the package"):
-        answer = boot_check.boot(opened, chosen, timeout, shop.scratch, shop.evidence, shop.progress)
+        answer = boot_check.boot(opened, chosen, timeout, shop.scratch, shop.evidence, shop.progress, told)
     for finding in answer.findings():
         shop.progress.warn(str(finding))
     shop.progress.note(f"the package booted: multi-user and cloud-init done after {answer.seconds:.0f} s")
+    if told:
+        shop.progress.note(f"it took what it was told: {', '.join(told.values)}")
+
+
+def deploy_seed(source: Path, settings: Sequence[str], target: Path, seed_of: Seed, progress: Progress) -> Path:
+    """Writes the ISO that tells an appliance who it is; warns of what it still is not told."""
+    declared = identity.declared_by(source)
+    values = identity.values_of(declared, settings)
+    who = identity.account(seed_of.hostname, seed_of.ssh_key)
+    for key in declared.missing(values):
+        progress.warn(f"{key} is required and has no value")
+    identity.write(target, declared, values, who, seed_of.form)
+    return target
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What is inside a package, for JSON."""
-    return facts(open_package(path))
+    """What is inside a package, for JSON; and what is installed, where its bill of materials lies beside it."""
+    return {**facts(open_package(path)), "sbom": sbom.summary(path)}
 
 
 def new(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from ovfbuild.cache import Cache
 from ovfbuild.cli import render
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
-from ovfbuild.spec import appliance, plan, schema
+from ovfbuild.spec import agent_page, agents, appliance, plan, schema
 from ovfbuild.spec.units import parse_duration
 
 EXIT_CODES = """\b
@@ -53,6 +53,7 @@ _ACCEL = click.option(
     show_default=True,
     help="What runs guests; auto takes KVM where it was seen to run one.",
 )
+_SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="The value of a property.")
 _NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
 
 
@@ -121,16 +122,49 @@ def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...],
 @click.argument("ova", type=click.Path(path_type=Path))
 @click.option("--boot", is_flag=True, help="Boot it too, on the hardware that it declares.")
 @click.option("--timeout", default="30 min", show_default=True, help="For that boot.")
+@_SET
+@click.option(
+    "--deliver",
+    type=click.Choice(["nocloud", "ovf-env"]),
+    default="nocloud",
+    show_default=True,
+    help="How that boot is told what --set says: by its seed, or by an OVF environment on the CD-ROM.",
+)
 @_ACCEL
 @_VERBOSE
-def verify(ova: Path, boot: bool, timeout: str, accel: str, verbose: bool) -> None:
+def verify(ova: Path, boot: bool, timeout: str, settings: tuple[str, ...], verbose: bool, **how: Any) -> None:
     """Open an OVA again and judge it: archive, manifest, descriptor, VMDK."""
+    if settings and not boot:
+        raise errors.UsageError("--set tells a booted appliance who it is", "add --boot, or leave out --set")
     try:
         seconds = parse_duration(timeout)
     except ValueError as error:
         raise errors.UsageError(f"--timeout: {error}") from error
-    verdict = pipeline.verify(ova, boot=boot, accel=accel, timeout=seconds, progress=_progress(verbose))
+    booted = pipeline.Boot(how["accel"], seconds, settings, how["deliver"]) if boot else None
+    verdict = pipeline.verify(ova, boot=booted, progress=_progress(verbose))
     click.echo(render.verdict(ova, verdict))
+
+
+@command(cli, "deploy-seed")
+@click.argument("source", metavar="APPLIANCE|OVA", type=click.Path(path_type=Path))
+@_SET
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["nocloud", "ovf-env"]),
+    default="nocloud",
+    show_default=True,
+    help="A NoCloud seed, or an OVF environment.",
+)
+@click.option("--hostname", metavar="NAME", help="The machine's name.")
+@click.option("--ssh-key", type=click.Path(path_type=Path), help="Public keys of the default user, a .pub file.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The ISO to write.")
+def deploy_seed(
+    source: Path, settings: tuple[str, ...], form: str, hostname: str | None, ssh_key: Path | None, out: Path
+) -> None:
+    """Write the ISO that tells an appliance who it is; prints its path."""
+    seed = pipeline.Seed("ovf-env" if form == "ovf-env" else "nocloud", hostname, ssh_key)
+    click.echo(pipeline.deploy_seed(source, settings, out, seed, _progress(verbose=False)))
 
 
 @command(cli)
@@ -161,6 +195,17 @@ def new(folder: Path) -> None:
 def show_schema() -> None:
     """Print the JSON schema of appliance.toml, for editors."""
     click.echo(json.dumps(schema.json_schema(), indent=2))
+
+
+@command(cli, "agents")
+@click.argument("name", required=False)
+def show_agents(name: str | None) -> None:
+    """List the agents that ship, or print all of one: NAME, or the path of a folder with an agent.toml."""
+    if name is None:
+        click.echo(render.agents([agents.load_agent(one).agent for one in agents.agent_names()]), nl=False)
+    else:
+        path = Path(name)
+        click.echo(agent_page.page(agents.load_agent(path if path.is_dir() else name)), nl=False)
 
 
 @cli.group(epilog=EXIT_CODES)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ovfbuild.cache import Entry
+from ovfbuild.spec import agent_page
+from ovfbuild.spec.agent import Agent
 from ovfbuild.verify.verdict import Verdict
 
 
@@ -29,6 +31,12 @@ def cache(entries: Sequence[Entry]) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
+def agents(known: Sequence[Agent]) -> str:
+    """One line an agent: its name, its versions, what it is, where it comes from."""
+    rows = [f"{one.name:26}{agent_page.versions(one):14}{one.title}; {agent_page.origin(one.source)}" for one in known]
+    return "".join(f"{row}\n" for row in rows)
+
+
 def verdict(ova: Path, said: Verdict) -> str:
     """The findings, then one line."""
     lines = [f"{finding.level}: {finding}" for finding in said.findings]
@@ -43,6 +51,18 @@ def size(octets: int | None) -> str:
         if octets >= scale:
             return f"{octets / scale:.1f}".removesuffix(".0") + f" {unit}"
     return f"{octets} B"
+
+
+def _software(sbom: dict[str, Any] | None) -> list[str]:
+    """What is installed, where its bill of materials lies beside the OVA."""
+    if sbom is None:
+        return []
+    where = Path(sbom["path"]).name
+    if "error" in sbom:
+        return [f"  software   {where}: {sbom['error']}"]
+    lines = [f"  software   {', '.join(f'{count} {kind}' for kind, count in sbom['counts'].items())} ({where})"]
+    languages = [one for one in sbom["components"] if not one.get("purl", "pkg:deb/").startswith("pkg:deb/")]
+    return lines + [f"  library    {one.get('purl', one['name']).removeprefix('pkg:')}" for one in languages]
 
 
 def package(facts: dict[str, Any]) -> str:
@@ -65,5 +85,6 @@ def package(facts: dict[str, Any]) -> str:
         for disk in facts["disks"]
     ]
     lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]
+    lines += _software(facts.get("sbom"))
     lines += [f"  member     {member['name']}  {size(member['size'])}" for member in facts["members"]]
     return "\n".join(lines)

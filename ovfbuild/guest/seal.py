@@ -16,6 +16,7 @@ import subprocess
 import time
 from typing import Any
 
+from ovfbuild.guest import agent, broker_install
 from ovfbuild.guest.steps import Guest, write
 
 CLOUD_CONFIG = """\
@@ -73,7 +74,7 @@ GONE = (
     "/var/lib/systemd/timesync/*", "/var/lib/systemd/network/*", "/boot/efi/loader/random-seed",
     "/var/lib/apt/lists/*", "/var/cache/apt/*", "/var/backups/*", "/var/cache/debconf/*-old", "/var/lib/dpkg/*-old",
     "/var/cache/ldconfig/aux-cache", "/var/crash/*", "/var/mail/*", "/var/spool/mail/*", "/tmp/*", "/tmp/.[!.]*",
-    "/var/tmp/*", "/var/tmp/.[!.]*",
+    "/var/tmp/*", "/var/tmp/.[!.]*", "/etc/ovfbuild/identity.*", "/var/lib/ovfbuild/identity.json",
 )
 # fmt: on
 
@@ -90,10 +91,13 @@ def seal(orders: dict[str, Any], guest: Guest) -> None:
     """Everything but the last word and the power-off.
 
     `orders`: hostname, locale, serial (whether the appliance has a serial port), sources (text for
-    /etc/apt/sources.list, or None to leave it).
+    /etc/apt/sources.list, or None to leave it), agent (what is closed and cleaned of it, or None),
+    firstboot (what the broker is told of the properties, or None).
     """
     set_console(orders["serial"], guest)
     stop_services(guest)
+    if orders.get("agent"):
+        agent.seal(orders["agent"], guest)
     subprocess.run(["cloud-init", "clean", "--logs", "--seed"], stdout=subprocess.DEVNULL, check=False)
     remove_leftovers()
     empty_logs()
@@ -212,6 +216,8 @@ def leave_first_boot(orders: dict[str, Any], root: str = "") -> None:
         link = os.path.join(wants, unit)
         if not os.path.lexists(link):
             os.symlink("/etc/systemd/system/" + unit, link)
+    if orders.get("firstboot"):
+        broker_install.install(orders["firstboot"], root)
     if orders.get("sources") is not None:
         write(root + "/etc/apt/sources.list", orders["sources"])
 

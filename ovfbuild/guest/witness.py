@@ -5,6 +5,7 @@ Lies on the seed that verification attaches; started by its runcmd after cloud-f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -37,6 +38,28 @@ def cloud_init() -> dict[str, Any]:
     }
 
 
+def identity(token: str) -> dict[str, Any] | None:
+    """Who the first boot's broker took this machine for; of each value only a digest, since it may be a password."""
+    try:
+        with open("/etc/ovfbuild/identity.json", encoding="utf-8") as stream:
+            known = json.load(stream)
+        with open("/run/ovfbuild/firstboot.json", encoding="utf-8") as stream:
+            report = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    digests = {
+        key: hashlib.sha256(("%s:%s" % (token, json.dumps(value))).encode()).hexdigest()
+        for key, value in known["properties"].items()
+    }
+    return {
+        "digests": digests,
+        "sources": known["sources"],
+        "missing": known["missing"],
+        "problems": report["problems"],
+        "written": report["written"],
+    }
+
+
 def wait_for_multi_user(port: Port) -> None:
     """However long it takes: the host has the clock."""
     while ask("systemctl", "is-active", "multi-user.target") != "active":
@@ -59,6 +82,7 @@ def main(argv: list[str]) -> int:
         hostname=ask("hostname"),
         addresses=ask("hostname", "--all-ip-addresses").split(),
         failed_units=[line.split()[0] for line in failed if line.strip()],
+        identity=identity(argv[0]),
         uptime=ask("cat", "/proc/uptime").split()[:1],
     )
     return 0

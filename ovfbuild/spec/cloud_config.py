@@ -5,7 +5,8 @@ A merged document is the same bytes for the same two inputs: keys keep their ord
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import json
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -36,6 +37,16 @@ def dump(config: dict[str, Any]) -> str:
     """A cloud-config document."""
     text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=10**6)
     return f"{HEADER}\n{text}"
+
+
+def with_properties(config: dict[str, Any], values: Mapping[str, str | int | bool]) -> str:
+    """A cloud-config that tells an appliance its properties, for the broker in the guest.
+
+    Each value stands in double quotes, as JSON writes it: that YAML and the broker's small reader agree on.
+    """
+    lines = [f"    {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()]
+    document = dump(config) if config else f"{HEADER}\n"
+    return document + ("ovfbuild:\n  properties:\n" + "".join(lines) if lines else "" if config else "{}\n")
 
 
 def parse(text: str, name: str = "user-data") -> dict[str, Any]:

@@ -148,6 +148,22 @@ _SOURCE = r"deb(?:-src)? +(?:\[[^\]\n]*\] +)?[a-z+]+:[^\s]+ +[^\s]+[^\n]*"
 AptSource = Annotated[
     str, _like(_SOURCE, 'a line of apt\'s sources; such as "deb URL bookworm main"'), json_string(_SOURCE)
 ]
+_UNIT = r"(?:[A-Za-z0-9:_.\\@-]|\{\{ *agent\.[a-z_]+ *\}\})+\.(?:service|socket|timer|path)"
+UnitName = Annotated[str, _like(_UNIT, 'a unit of systemd; such as "agent.service"'), json_string(_UNIT)]
+_AGENT_VERSION = r"[0-9A-Za-z][0-9A-Za-z.+:~_-]{0,63}"
+AgentVersion = Annotated[
+    str, _like(_AGENT_VERSION, "a version; use letters, digits and . + : ~ _ -"), json_string(_AGENT_VERSION)
+]
+_COORDINATES = r"[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[^:\s]+(?::[a-z0-9.]+)?"
+Coordinates = Annotated[
+    str,
+    _like(_COORDINATES, 'Maven coordinates; write "group:artifact:version:packaging"'),
+    json_string(_COORDINATES),
+]
+_SETTING = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,126}[A-Za-z0-9_])?"
+SettingName = Annotated[
+    str, _like(_SETTING, "a setting's name; use letters, digits and . _ -, at most 128"), json_string(_SETTING)
+]
 _MODE = r"0?[0-7]{3}|[1-7][0-7]{3}"
 _OWNER = rf"(?:{_ACCOUNT}|[0-9]{{1,9}})(?::(?:{_ACCOUNT}|[0-9]{{1,9}}))?"
 Owner = Annotated[
@@ -191,6 +207,22 @@ def _package(text: str, folder: Path) -> str:
 
 
 Package = Annotated[str, text_field(_package), json_string(r"[a-z0-9][a-z0-9+.-]+(=.+)?")]
+
+_PIP_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_PIP_ONE = r"(?:===|==|~=|!=|<=|>=|<|>) *[A-Za-z0-9.*+!_-]+"
+REQUIREMENT = rf"(?P<name>{_PIP_NAME}) *(?:\[[A-Za-z0-9._, -]+\])? *(?:{_PIP_ONE}(?: *, *{_PIP_ONE})*)? *(?:;[^\n]+)?"
+"""A requirement of an index, PEP 508 without its URLs: what the host's pip is asked for."""
+Requirement = Annotated[
+    str,
+    _like(REQUIREMENT, 'a requirement of pip; write "name" or "name==version", such as "requests==2.32.3"'),
+    json_string(),
+]
+_NPM = r"(?:@[a-z0-9~-][a-z0-9._~-]*/)?[A-Za-z0-9~][A-Za-z0-9._~-]*(?:@[A-Za-z0-9^~<>=*][A-Za-z0-9.^~<>=*| +-]*)?"
+NpmPackage = Annotated[
+    str,
+    _like(_NPM, 'a package of npm; write "name" or "name@version", such as "pm2@5.4.2"'),
+    json_string(),
+]
 
 
 def _mode(value: Any) -> str:

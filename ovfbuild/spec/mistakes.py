@@ -106,6 +106,7 @@ _WANTED = {
     "bool_type": "true or false",
     "tuple_type": "an array",
     "model_type": "a table",
+    "dict_type": "a table",
 }
 
 

@@ -13,6 +13,9 @@ from pydantic import Field, field_validator
 
 from ovfbuild.spec import fields as f
 from ovfbuild.spec import references as r
+from ovfbuild.spec.agent_table import AgentTable
+from ovfbuild.spec.deployment import Property, clashes
+from ovfbuild.spec.languages import Java, Node, Python, not_offered
 from ovfbuild.spec.mistakes import mistake, quoted
 from ovfbuild.spec.table import Table
 from ovfbuild.spec.units import format_size
@@ -274,10 +277,20 @@ class Appliance(Table):
     """The networks, one network card each."""
     system: System = System()
     """What is set in the guest by name."""
+    java: Java | None = None
+    """A Java runtime, of the distribution or of an archive."""
+    python: Python | None = None
+    """Python packages in a virtual environment, fetched by the host's pip."""
+    node: Node | None = None
+    """Node.js and packages of npm, fetched by the host's npm."""
     files: tuple[File, ...] = ()
     """Files and folders that are put into the guest, in this order."""
+    agent: AgentTable | None = None
+    """The agent that the appliance contains."""
     scripts: tuple[Script, ...] = ()
     """Programs that run once in the guest, in this order."""
+    properties: tuple[Property, ...] = ()
+    """Values that are given where the appliance is deployed."""
     cloud_init: CloudInit = CloudInit()
     """The author's own cloud-init."""
     build: Build = Build()
@@ -290,6 +303,8 @@ class Appliance(Table):
         yield from _repeated("profiles", table.get("profiles"))
         if table.get("profiles") == []:
             yield "profiles", 'is empty; write at least one, such as "portable"'
+        yield from not_offered(table)
+        yield from clashes(table.get("properties"))
 
     @property
     def hostname(self) -> str:

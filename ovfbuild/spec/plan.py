@@ -15,18 +15,36 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ovfbuild.errors import UsageError
+from ovfbuild.spec.agent_plan import AgentPlan, resolve_agent
 from ovfbuild.spec.appliance import FILE_NAME, HINT, Appliance, User
+from ovfbuild.spec.deployment import Deployment, deployment
 from ovfbuild.spec.guest_os import GuestOs, guest_os
 from ovfbuild.spec.payload import Blob, Payload
 from ovfbuild.spec.profile import Profile, load_profile
-from ovfbuild.spec.steps import Account, FilesStep, PackagesStep, ScriptStep, Step, SystemStep, UsersStep
+from ovfbuild.spec.steps import (
+    Account,
+    AgentPackagesStep,
+    FilesStep,
+    JavaStep,
+    NodeStep,
+    PackagesStep,
+    PythonStep,
+    ScriptStep,
+    Step,
+    SystemStep,
+    UsersStep,
+)
 
 DEFAULT_EPOCH = 315532800
 """1980-01-01T00:00:00Z: the first moment that a FAT file system can hold."""
+
+JAVA_ARCHIVE, NODE_ARCHIVE = "libraries/java/archive", "libraries/node/archive"
+PYTHON_WHEELS, NODE_PACKAGES = "libraries/python", "libraries/node"
+"""Where the seed has what the steps of the languages install."""
 
 _SUDO_ALL = "ALL=(ALL:ALL) NOPASSWD: ALL"
 _HIDDEN = "…"
@@ -48,14 +66,37 @@ class Plan:
     """The content that the steps refer to."""
     user_data: str | None
     """The author's cloud-config, checked; None where there is none."""
+    agent: AgentPlan | None = None
+    """What the appliance's agent comes to."""
+    deployment: Deployment = field(default_factory=Deployment)
+    """What the appliance is told where it is deployed: its own properties and its agent's."""
+
+    @property
+    def agent_packages(self) -> bool:
+        """Whether the agent comes from a network that the guest needs."""
+        return any(isinstance(step, AgentPackagesStep) for step in self.steps)
+
+    @property
+    def language_packages(self) -> tuple[str, ...]:
+        """The languages whose steps install packages of the distribution, for which the guest needs a network."""
+        ours = (step for step in self.steps if isinstance(step, JavaStep | NodeStep | PythonStep))
+        return tuple(step.kind for step in ours if isinstance(step, PythonStep) or step.package)
+
+    def _shown_agent(self) -> dict[str, Any]:
+        """[agent] with its settings, but for secrets; nothing where there is none."""
+        table, agent = self.appliance.agent, self.agent
+        if table is None or agent is None:
+            return {}
+        return {"agent": table.model_dump(mode="json") | {"settings": agent.shown(table.settings)}}
 
     def to_json(self) -> dict[str, Any]:
         """The plan for people and programs. Contents and password hashes are not in it."""
         return {
-            "appliance": _hidden(self.appliance.model_dump(mode="json")),
+            "appliance": _hidden(self.appliance.model_dump(mode="json") | self._shown_agent()),
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "guest_os": self.guest_os.model_dump(mode="json"),
             "epoch": self.epoch,
+            "agent": self.agent.to_json() if self.agent else None,
             "steps": [_hidden(step.to_json()) for step in self.steps],
             "payload": [
                 {
@@ -75,7 +116,8 @@ def resolve(appliance: Appliance, environ: Mapping[str, str], *, profiles: Seque
     Reads every file that goes into the guest, for its digest.
     """
     payload = Payload()
-    steps = tuple(_steps(appliance, payload))
+    agent = resolve_agent(appliance, payload)
+    steps = tuple(_steps(appliance, payload, agent))
     mistakes = [*payload.mistakes, *_same_targets(steps)]
     if mistakes:
         raise UsageError("\n".join(f"{FILE_NAME}: {mistake}" for mistake in mistakes), HINT)
@@ -88,6 +130,8 @@ def resolve(appliance: Appliance, environ: Mapping[str, str], *, profiles: Seque
         steps=steps,
         payload=payload.blobs,
         user_data=author.read_text(encoding="utf-8") if author else None,
+        agent=agent,
+        deployment=_deployment(appliance, agent),
     )
 
 
@@ -111,10 +155,25 @@ def disk_inputs(plan: Plan) -> dict[str, Any]:
         "steps": [step.to_json() for step in plan.steps],
         "payload": {blob.name: blob.sha256 for blob in plan.payload},
         "user_data": hashlib.sha256(user_data.encode()).hexdigest() if user_data is not None else None,
+        **({"agent": plan.agent.disk_inputs()} if plan.agent else {}),
+        # Only what the image holds of them: a label or a description is in the descriptor alone.
+        "first_boot": plan.deployment.seal_orders(),
     }
 
 
-def _steps(appliance: Appliance, payload: Payload) -> Iterator[Step]:
+def _deployment(appliance: Appliance, agent: AgentPlan | None) -> Deployment:
+    if agent is None:
+        return deployment(appliance.properties)
+    return deployment(
+        appliance.properties,
+        agent.properties,
+        drop_files=agent.drop_files,
+        before=agent.units,
+        aliases=agent.aliases,
+    )
+
+
+def _steps(appliance: Appliance, payload: Payload, agent: AgentPlan | None) -> Iterator[Step]:
     system = appliance.system
     yield SystemStep(
         name="system",
@@ -126,6 +185,7 @@ def _steps(appliance: Appliance, payload: Payload) -> Iterator[Step]:
     )
     if system.packages:
         yield PackagesStep(name="packages", packages=system.packages)
+    yield from _language_steps(appliance)
     if system.users:
         yield UsersStep(name="users", users=tuple(_account(user) for user in system.users))
     times: Counter[str] = Counter()
@@ -133,8 +193,26 @@ def _steps(appliance: Appliance, payload: Payload) -> Iterator[Step]:
         times[file.target] += 1
         again = f" ({times[file.target]})" if times[file.target] > 1 else ""
         yield FilesStep(name=f"files {file.target}{again}", entries=payload.entries(f"files[{index}]", file))
+    if agent:
+        yield from agent.steps
     for index, script in enumerate(appliance.scripts):
         yield ScriptStep(name=f"script {script.name}", blob=payload.script(f"scripts[{index}]", script))
+
+
+def _language_steps(appliance: Appliance) -> Iterator[Step]:
+    """Java, Python and Node.js. What the seed carries for them is fetched later: `ovfbuild.libraries`."""
+    java, python, node = appliance.java, appliance.python, appliance.node
+    if java:
+        package = "" if java.archive else f"openjdk-{java.version}-jre-headless"
+        archive = JAVA_ARCHIVE if java.archive else ""
+        yield JavaStep("java", java.version, package, archive, java.path.rstrip("/"))
+    if python:
+        path = python.path or f"/opt/{appliance.name}/venv"
+        yield PythonStep("python", path.rstrip("/"), PYTHON_WHEELS)
+    if node:
+        path = (node.path or f"/opt/{appliance.name}/node").rstrip("/")
+        archive, packages = NODE_ARCHIVE if node.archive else "", NODE_PACKAGES if node.packages else ""
+        yield NodeStep("node", node.version, "" if archive else "nodejs", archive, path, packages)
 
 
 def _account(user: User) -> Account:
@@ -168,7 +246,9 @@ def _epoch(environ: Mapping[str, str]) -> int:
 
 
 def _hidden(value: Any) -> Any:
-    """The same without what may be a secret: password hashes, and contents (the payload has digests)."""
+    """The same without what may be a secret: passwords, their hashes, and contents (the payload has digests)."""
+    if isinstance(value, dict) and value.get("type") == "password" and value.get("default"):
+        value = {**value, "default": _HIDDEN}
     if isinstance(value, dict):
         return {
             key: _HIDDEN if key in ("password_hash", "content", "run") and inner else _hidden(inner)

@@ -17,7 +17,7 @@ from ovfbuild.errors import UsageError
 from ovfbuild.spec.mistakes import closest, sentences
 from ovfbuild.spec.table import Table
 
-_NOT_PROFILES = ("guest_os",)
+_NOT_PROFILES = ("guest_os", "libraries")
 
 
 class Controller(Table):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from ovfbuild.errors import UsageError
 from ovfbuild.spec import cloud_config, guest_os, profile
-from ovfbuild.spec.fields import HTTP, json_string, text_field
+from ovfbuild.spec.fields import HTTP, REQUIREMENT, json_string, text_field
 from ovfbuild.spec.mistakes import closest, quoted
 
 # --- files beside the appliance.toml -------------------------------------------------------------
@@ -58,6 +58,35 @@ def _user_data(text: str, folder: Path) -> Path:
     return path
 
 
+def requirement_lines(text: str) -> list[str]:
+    """The requirements of a requirements.txt, each in one line with its hashes.
+
+    ValueError for what would make pip read more than this file: then its digest would not be all of it.
+    """
+    lines = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = re.sub(r"(^|\s)#.*", "", line).strip()
+        bare = re.sub(r" +--hash[= ]\S+", "", words).strip()
+        if bare and not re.fullmatch(REQUIREMENT, bare, re.ASCII):
+            raise ValueError(
+                f"{quoted(bare)} is not a requirement by name; write name==version (what is pip's own, "
+                "such as an index, stands in the host's pip.conf)"
+            )
+        if bare:
+            lines.append(words)
+    return lines
+
+
+def _requirements(text: str, folder: Path) -> Path:
+    path = _text_file(text, folder)
+    try:
+        if not requirement_lines(path.read_text(encoding="utf-8")):
+            raise ValueError("it asks for nothing; write a requirement in it, or leave out the key")
+    except ValueError as error:
+        raise ValueError(f"{quoted(text)}: {error}") from None
+    return path
+
+
 def _image(text: str, folder: Path) -> Path | str:
     if "://" not in text:
         return _file(text, folder)
@@ -70,6 +99,7 @@ AnyPath = Annotated[Path, text_field(_existing), json_string()]
 """A file or a folder that exists."""
 FilePath = Annotated[Path, text_field(_file), json_string()]
 TextFile = Annotated[Path, text_field(_text_file), json_string()]
+RequirementsFile = Annotated[Path, text_field(_requirements), json_string()]
 UserDataFile = Annotated[Path, text_field(_user_data), json_string()]
 FileOrUrl = Annotated[Path | str, text_field(_image), json_string()]
 """A Path is a file that exists, a str is an http(s) URL."""

@@ -1,17 +1,27 @@
 """What is done in the guest, in order: plain values that JSON can hold, and nothing of how it is done.
 
-    system → packages → users → files … → script …
+    system → packages → java → python → node → users → files … → agent … → script …
 
 `to_json` of a step is what the guest's runner reads:
 
     {"kind": "system", "name": "system", "hostname": "hello", "timezone": "Etc/UTC",
      "locale": "C.UTF-8", "keyboard": null, "serial": false}
     {"kind": "packages", "name": "packages", "packages": ["curl", "nginx-light=1.22.1-9"]}
+    {"kind": "java", "name": "java", "version": 17, "package": "openjdk-17-jre-headless", "archive": "",
+     "path": "/opt/java"}
+    {"kind": "python", "name": "python", "path": "/opt/hello/venv", "wheels": "libraries/python"}
+    {"kind": "node", "name": "node", "version": 18, "package": "nodejs", "archive": "",
+     "path": "/opt/hello/node", "packages": "libraries/node"}
     {"kind": "users", "name": "users", "users": [{"name": "admin", "groups": [], "sudo": "",
      "shell": "/bin/bash", "ssh_keys": [], "password_hash": null}]}
     {"kind": "files", "name": "files /var/www/html", "entries": [
         {"type": "directory", "target": "/var/www/html", "mode": "0755", "owner": "root", "group": "root",
          "blob": "", "link": ""}, …]}
+    {"kind": "agent-packages", "name": "agent packages", "packages": ["zabbix-agent"], "debs": [],
+     "repository": "", "key": "", "key_path": ""}
+    {"kind": "unpack", "name": "agent archive", "blob": "agent/archive", "target": "/opt/agent", "strip": 1,
+     "moves": [["etc", "/etc/agent"]]}
+    {"kind": "services", "name": "agent services", "accounts": [], "enable": ["zabbix-agent.service"], "java": null}
     {"kind": "script", "name": "script configure", "blob": "files/000002"}
 
 A step's name is unique in a plan, and is what progress and errors call it.
@@ -52,6 +62,43 @@ class PackagesStep(_Step):
 
     kind = "packages"
     packages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JavaStep(_Step):
+    """A Java runtime: of a package, or of an archive that the seed carries."""
+
+    kind = "java"
+    version: int | None
+    """The major version that it must turn out to be."""
+    package: str
+    """Of the distribution, or "" for an archive."""
+    archive: str
+    """Where the seed has it, or ""."""
+    path: str
+
+
+@dataclass(frozen=True)
+class PythonStep(_Step):
+    """A virtual environment with the wheels that the seed carries, and nothing from an index."""
+
+    kind = "python"
+    path: str
+    wheels: str
+    """The seed's folder: wheels, and lock.txt, which names each with its version and digest."""
+
+
+@dataclass(frozen=True)
+class NodeStep(_Step):
+    """Node.js, of a package or of an archive, and a tree of npm's that the seed carries."""
+
+    kind = "node"
+    version: int | None
+    package: str
+    archive: str
+    path: str
+    packages: str
+    """The seed's folder: packages.tar and lock.json; "" where no packages are wanted."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +160,46 @@ class ScriptStep(_Step):
     blob: str
 
 
-Step = SystemStep | PackagesStep | UsersStep | FilesStep | ScriptStep
+@dataclass(frozen=True)
+class AgentPackagesStep(_Step):
+    """Packages of an agent, which is not started when they are installed."""
+
+    kind = "agent-packages"
+    packages: tuple[str, ...]
+    debs: tuple[str, ...] = ()
+    """Blobs that are .deb files."""
+    repository: str = ""
+    """A line of apt's sources that stays in the image."""
+    key: str = ""
+    """The Blob of the key that signs it."""
+    key_path: str = ""
+
+
+@dataclass(frozen=True)
+class UnpackStep(_Step):
+    """An archive (tar of any compression, or zip) that goes into a folder; all of it is root's."""
+
+    kind = "unpack"
+    blob: str
+    target: str
+    strip: int = 0
+    """How many folders at the head of each name are left out."""
+    moves: tuple[tuple[str, str], ...] = ()
+    """(a folder of the archive, where it lives instead); a link takes its place."""
+
+
+@dataclass(frozen=True)
+class ServicesStep(_Step):
+    """System users that own services, and the units that are started at boot."""
+
+    kind = "services"
+    accounts: tuple[str, ...]
+    enable: tuple[str, ...]
+    java: tuple[int, int] | None = None
+    """The majors of Java that the guest's must be between."""
+
+
+AgentStep = AgentPackagesStep | UnpackStep | ServicesStep
+
+
+Step = SystemStep | PackagesStep | JavaStep | PythonStep | NodeStep | UsersStep | FilesStep | ScriptStep | AgentStep

@@ -7,17 +7,20 @@ over a virtio-serial port that multi-user was reached and cloud-init is done.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ovfbuild.errors import VerificationError
+from ovfbuild.formats import ovf_environment
 from ovfbuild.formats.envelope import Envelope, Item
 from ovfbuild.progress import Progress
-from ovfbuild.spec.cloud_config import dump
+from ovfbuild.spec.cloud_config import dump, with_properties
 from ovfbuild.verify.package import Package
 from ovfbuild.verify.verdict import Finding
 from ovfbuild.vm import seed, window
@@ -47,6 +50,15 @@ _NICS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class Told:
+    """The properties that an appliance is given when it is booted, and how."""
+
+    values: Mapping[str, str | int | bool]
+    deliver: Literal["nocloud", "ovf-env"] = "nocloud"
+    """In the user-data of its seed, or by the OVF environment on a CD-ROM."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the appliance said when it had come up."""
 
@@ -55,6 +67,8 @@ class Answer:
     seconds: float
     failed_units: tuple[str, ...]
     cloud_init: Mapping[str, Any]
+    identity: Mapping[str, Any] | None = None
+    """What the first boot's broker took: digests of its values, sources, missing, problems. None without one."""
 
     def findings(self) -> Iterator[Finding]:
         for unit in self.failed_units:
@@ -62,19 +76,25 @@ class Answer:
 
 
 def boot(
-    package: Package, accelerator: Accelerator, timeout: float, work: Path, evidence: Path, progress: Progress
+    package: Package,
+    accelerator: Accelerator,
+    timeout: float,
+    work: Path,
+    evidence: Path,
+    progress: Progress,
+    told: Told | None = None,
 ) -> Answer:
     """Boots the package until it answers.
 
     Raises:
-        VerificationError: it does not come up in time, or cloud-init fails; the logs are in `evidence`.
+        VerificationError: it does not come up in time, cloud-init fails, or it does not take what it is told;
+            the logs are in `evidence`.
     """
     token = secrets.token_hex(8)
-    iso = work / "witness.iso"
-    user_data = dump(seed.witness_cloud_config(token))
-    seed.write(iso, seed.witness_seed(f"ovfbuild-verify-{token}", package.envelope.virtual_system.id, user_data))
+    cdrom, beside = _media(package.envelope.virtual_system.id, token, told, work)
     ears = _Ears(token, progress)
-    ending = run(hardware(package, accelerator, work, iso), Limits(timeout, stall=timeout), ears, evidence)
+    machine = hardware(package, accelerator, work, cdrom, beside=beside)
+    ending = run(machine, Limits(timeout, stall=timeout), ears, evidence)
     if ears.answer is None or ending.cause is not Cause.FINISHED:
         raise _failure(ending, ears)
     status = ears.answer.get("cloud_init") or {}
@@ -83,13 +103,54 @@ def boot(
             f"the appliance booted, but cloud-init failed: {'; '.join(map(str, status.get('errors') or ['?']))}",
             "see the console log",
         )
-    return Answer(
+    answer = Answer(
         machine_id=str(ears.answer.get("machine_id")),
         hostname=str(ears.answer.get("hostname")),
         seconds=ending.seconds,
         failed_units=tuple(ears.answer.get("failed_units") or ()),
         cloud_init=status,
+        identity=ears.answer.get("identity"),
     )
+    if told:
+        _judge_identity(told, token, answer)
+    return answer
+
+
+def _media(name: str, token: str, told: Told | None, work: Path) -> tuple[Path, Path | None]:
+    """(what lies in the CD-ROM drive, a disk beside it): the seed with the witness, or that and an OVF environment.
+
+    cloud-init takes an OVF environment before a seed, and then nothing of the seed. So the environment's own
+    user-data starts the witness from there.
+    """
+    iso, config = work / "witness.iso", seed.witness_cloud_config(token)
+    instance = f"ovfbuild-verify-{token}"
+    if told is None or told.deliver == "nocloud":
+        user_data = with_properties(config, told.values if told else {})
+        seed.write(iso, seed.witness_seed(instance, name, user_data))
+        return iso, None
+    seed.write(iso, seed.witness_seed(instance, name, dump({})))
+    own = {"instance-id": instance, "hostname": name, "user-data": base64.b64encode(dump(config).encode()).decode()}
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in told.values.items()}
+    environment = work / "ovf-env.iso"
+    document = ovf_environment.dump(ovf_environment.Environment(name, {**own, **texts}))
+    seed.write(environment, {ovf_environment.FILE_NAME: document}, ovf_environment.LABEL)
+    return environment, iso
+
+
+def _judge_identity(told: Told, token: str, answer: Answer) -> None:
+    """Whether the machine is who it was told to be. Its values come as digests: one of them may be a password."""
+    hint = "the console log has the line of ovfbuild-firstboot; see [[properties]] in appliance.toml(5)"
+    if answer.identity is None:
+        raise VerificationError("the appliance booted, but its first boot left no identity", hint)
+    digests = answer.identity.get("digests") or {}
+    wrong = [
+        key
+        for key, value in told.values.items()
+        if digests.get(key) != hashlib.sha256(f"{token}:{json.dumps(value)}".encode()).hexdigest()
+    ]
+    if wrong:
+        said = "".join(f"\n  {problem}" for problem in answer.identity.get("problems") or ())
+        raise VerificationError(f"the appliance did not take its value of {', '.join(wrong)}{said}", hint)
 
 
 def hardware(
@@ -98,10 +159,12 @@ def hardware(
     work: Path,
     iso: Path | None,
     forwards: tuple[tuple[int, int], ...] = (),
+    beside: Path | None = None,
 ) -> Hardware:
     """The machine that the descriptor declares; `iso` is in its CD-ROM drive, if given.
 
     Args:
+        beside: an image that is attached too, as a disk.
         forwards: (port on the host's 127.0.0.1, port in the guest) of its first NIC.
     """
     system = package.envelope.virtual_system
@@ -114,6 +177,8 @@ def hardware(
         # Last of all, but with a bootindex: OVMF enables no IDE channel that it need not look at for a boot,
         # and Linux's ata_piix believes it (it finds no drive on a channel whose decode bit is off).
         disks.append(Disk(file_node(iso, "raw", read_only=True), "ide", bootindex=9, cdrom=True))
+    if beside is not None:
+        disks.append(Disk(file_node(beside, "raw", read_only=True), "virtio"))
     models = [
         _NICS.get((item.resource_sub_type or "").lower(), "e1000-82545em")
         for item in items

@@ -83,7 +83,9 @@ class Recipe:
 
     @property
     def all_packages(self) -> tuple[str, ...]:
-        newer = () if self.suite == "bookworm" else debian_files.NEWER_PACKAGES
+        newer: tuple[str, ...] = () if self.suite == "bookworm" else debian_files.NEWER_PACKAGES
+        if self.suite == "sid":
+            newer += debian_files.UNSTABLE_PACKAGES
         return tuple(dict.fromkeys((*debian_files.PACKAGES, *newer, *sorted(self.packages))))
 
     def digest_inputs(self) -> tuple[str, ...]:

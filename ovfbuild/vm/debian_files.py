@@ -40,6 +40,9 @@ PACKAGES = (
 NEWER_PACKAGES = ("linux-sysctl-defaults",)
 """From trixie on, it is what lets ordinary users ping; bookworm's ping has a capability instead."""
 
+UNSTABLE_PACKAGES = ("bsdutils", "login", "mount", "passwd")
+"""Required by policy, but in sid neither essential nor anybody's dependency any more; until trixie they come along."""
+
 FSTAB = f"""\
 LABEL={ROOT_LABEL} / ext4 errors=remount-ro,x-systemd.growfs 0 1
 LABEL={ESP_LABEL} /boot/efi vfat umask=0077,nofail 0 0

@@ -45,6 +45,7 @@ _NETWORK = "network settings that cloud-init made for the build's NIC"
 _LEASE = "the build's DHCP state"
 _LISTS = "apt's lists and packages only take space"
 _SCRATCH = "temporary"
+_IDENTITY = "who the build VM was, the same in every copy"
 _HISTORY = "what was typed during the build"
 _HISTORIES = (
     *(".bash_history", ".zsh_history", ".ash_history", ".sh_history", ".python_history", ".lesshst"),
@@ -83,6 +84,8 @@ _RULES = (
     _Rule("/etc/NetworkManager/system-connections", ("cloud-init-*",), _NETWORK),
     _Rule("/etc/udev/rules.d", ("70-persistent-net.rules",), "names for the build's NIC"),
     _Rule("/etc/ssh/sshd_config.d", ("50-cloud-init.conf",), "SSH settings that cloud-init made for the build"),
+    _Rule("/etc/ovfbuild", ("identity.*",), _IDENTITY),
+    _Rule("/var/lib/ovfbuild", ("identity.json",), _IDENTITY),
     _Rule("/etc/sudoers.d", ("90-cloud-init-users",), "sudo for the build's user"),
     _Rule(
         "/etc",

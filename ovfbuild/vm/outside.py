@@ -10,7 +10,7 @@ import re
 import struct
 import tempfile
 from calendar import timegm
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -106,6 +106,14 @@ class FileSystem:
                 return stream.read(limit)
         finally:
             out.unlink(missing_ok=True)
+
+    def read_all(self, files: Mapping[str, DirEntry]) -> dict[str, bytes]:
+        """The whole content of files that `walk` or `listing` told of, by their paths, all at once."""
+        with tempfile.TemporaryDirectory(prefix="dumped-", dir=self.raw.parent) as name:
+            folder = Path(name)
+            numbers = {path: f"{folder.name}/{number}" for number, path in enumerate(files)}
+            self._debugfs([f"dump <{files[path].inode}> {target}" for path, target in numbers.items()])
+            return {path: (self.raw.parent / target).read_bytes() for path, target in numbers.items()}
 
     def walk(self, path: str) -> Iterator[tuple[str, DirEntry]]:
         """Everything under a folder, with its whole path; nothing when there is no such folder."""

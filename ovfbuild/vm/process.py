@@ -25,6 +25,7 @@ _PACKAGES = {
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "apt-config": "apt",
+    "mvn": "maven",
     "newuidmap": "uidmap",
     "unshare": "util-linux",
     "grub-mkimage": "grub-common",

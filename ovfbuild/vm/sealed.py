@@ -11,6 +11,8 @@ from ovfbuild.progress import Progress
 from ovfbuild.vm import disk, outside
 from ovfbuild.vm.leftovers import find_leftovers
 
+COMPONENTS = "components.json"
+
 
 @dataclass(frozen=True)
 class SealedDisk:
@@ -19,6 +21,8 @@ class SealedDisk:
     path: Path
     format: str
     capacity: int
+    components: Path | None = None
+    """What is installed on it (`ovfbuild.sbom`), where that was read."""
 
 
 def seal(overlay: Path, target: Path, work: Path, progress: Progress) -> SealedDisk:
@@ -57,8 +61,8 @@ def adopt(path: Path) -> SealedDisk:
 
 def sealed_in(folder: Path) -> SealedDisk:
     """The sealed disk that a cache entry holds."""
-    path = folder / "disk.qcow2"
-    return SealedDisk(path, "qcow2", disk.probe(path).virtual_size)
+    path, components = folder / "disk.qcow2", folder / COMPONENTS
+    return SealedDisk(path, "qcow2", disk.probe(path).virtual_size, components if components.exists() else None)
 
 
 def keep(work: Path, target: Path) -> None:

@@ -1,4 +1,5 @@
-"""cloud-init's NoCloud seed: an ISO 9660 image with the label CIDATA, its names in Rock Ridge.
+"""cloud-init's NoCloud seed: an ISO 9660 image with the label CIDATA, its names in Rock Ridge. An OVF environment's
+ISO is written the same way, under its own label.
 
 `user-data` and `meta-data` must be there, `network-config` may be; everything else on it is payload,
 read by the guest straight from the image (DataSourceNoCloud.py; cloud-init.md, section 1).
@@ -35,14 +36,14 @@ _EPOCH = 315532800.0
 _clock = threading.Lock()
 
 
-def write(path: Path, files: Mapping[str, bytes | Path]) -> None:
-    """Writes a seed with these files (`folder/name` → content, or a file to take it from)."""
+def write(path: Path, files: Mapping[str, bytes | Path], label: str = "CIDATA") -> None:
+    """Writes an ISO with these files (`folder/name` → content, or a file to take it from); by default a seed."""
     iso = pycdlib.PyCdlib()
     with _stopped_clock():
         iso.new(
             interchange_level=3,
             rock_ridge="1.09",
-            vol_ident="CIDATA",
+            vol_ident=label,
             sys_ident="LINUX",
             app_ident_str="OVFBUILD",
         )

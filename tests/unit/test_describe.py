@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from ovfbuild.describe import PackedDisk, describe
 from ovfbuild.formats import ovf, ovf_reader
+from ovfbuild.formats.envelope import Property
 from ovfbuild.spec.appliance import from_table
 from ovfbuild.spec.guest_os import guest_os
 from ovfbuild.spec.profile import load_profile
@@ -24,13 +25,32 @@ MEMBERS = {"hello-1.0.0.ovf": 1, "hello-1.0.0.mf": 1, "hello-1.0.0-disk1.vmdk": 
 def descriptor(tmp_path: Path, **table: Any) -> bytes:
     base: Mapping[str, Any] = {"name": "hello", "version": "1.0.0", "base": {"distribution": "debian:12"}}
     appliance = from_table({**base, **table}, tmp_path)
-    return ovf.dump(describe(appliance, load_profile("portable"), guest_os(appliance.base.guest_os), DISK))
+    system = guest_os(appliance.base.guest_os)
+    return ovf.dump(describe(appliance, load_profile("portable"), system, DISK, appliance.properties))
 
 
+def properties_of(tmp_path: Path, table: Mapping[str, Any]) -> Sequence[Property]:
+    """Those beside cloud-init's."""
+    return ovf_reader.parse(descriptor(tmp_path, **table)).virtual_system.products[0].properties[6:]
+
+
+PROPERTIES: list[dict[str, Any]] = [
+    {"key": "dm.host", "label": "Deployment Manager", "description": "Where it is", "required": True, "max": 200},
+    {"key": "dm.port", "type": "int", "default": 5672, "min": 1, "max": 65535},
+    {"key": "count", "type": "int"},
+    {"key": "dm.password", "type": "password", "default": "s3cret <&>", "min": 4, "required": True},
+    {"key": "tls", "type": "bool", "default": True},
+    {"key": "plain", "type": "bool"},
+    {"key": "address", "type": "ip"},
+    {"key": "name", "type": "hostname", "default": "a.example.org"},
+    {"key": "level", "choices": ["info", "de bug"], "default": "info"},
+    {"key": "maybe", "choices": ["x"]},
+]
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "efi": {"hardware": {"firmware": "efi"}},
     "serial": {"hardware": {"serial": True}},
+    "properties": {"properties": PROPERTIES},
     "everything": {
         "summary": "says hello",
         "vendor": "Example",
@@ -98,3 +118,24 @@ def test_a_licence_is_packed_and_warned_of(tmp_path: Path) -> None:
     envelope = ovf_reader.parse(descriptor(tmp_path, eula="eula.txt"))
     assert envelope.virtual_system.eulas[0].license.strip() == "You may."
     assert [finding.rule for finding in rules.judge(envelope, MEMBERS)] == ["eula"]
+
+
+def test_properties_stand_behind_cloud_init_s_with_types_that_everybody_reads(tmp_path: Path) -> None:
+    found = properties_of(tmp_path, VARIANTS["properties"])
+    assert [(one.key, one.type, one.value, one.qualifiers) for one in found] == [
+        ("dm.host", "string", "", "MaxLen(200)"),
+        ("dm.port", "sint32", "5672", None),
+        ("count", "sint32", None, None),
+        ("dm.password", "string", "", "MinLen(4)"),
+        ("tls", "boolean", "true", None),
+        ("plain", "boolean", "false", None),
+        ("address", "string", "", "MaxLen(45)"),
+        ("name", "string", "a.example.org", "MaxLen(253)"),
+        ("level", "string", "info", 'ValueMap{"info","de bug"}'),
+        ("maybe", "string", "", 'ValueMap{"","x"}'),
+    ]
+    assert all(one.user_configurable for one in found)
+    assert [one.key for one in found if one.password] == ["dm.password"]
+    assert (found[0].label, found[0].description) == ("Deployment Manager", "Where it is")
+    assert (found[1].label, found[1].description) == ("dm.port", "(1 to 65535)")
+    assert b"s3cret" not in descriptor(tmp_path, **VARIANTS["properties"])

@@ -25,6 +25,9 @@ LEFT_OVER = (
     "tmp/x",
     "tmp/.hidden",
     "var/tmp/ovfbuild-1/script",
+    "etc/ovfbuild/identity.json",
+    "etc/ovfbuild/identity.env",
+    "var/lib/ovfbuild/identity.json",
     "root/.bash_history",
     "home/admin/.cache/x",
     "home/admin/.ssh/known_hosts",
@@ -83,6 +86,17 @@ def test_the_first_boot_finds_what_it_needs(root: Path) -> None:
     assert (root / "var/lib/cloud/seed/nocloud/user-data").read_text().startswith("#cloud-config\n")
     assert (root / "etc/apt/sources.list").read_text() == "deb x y z\n"
     assert (root / "etc/systemd/system/ssh.service.wants/ovfbuild-host-keys.service").is_symlink()
+    assert not (root / "usr/lib/ovfbuild").exists()
+
+
+def test_the_broker_is_there_where_there_is_something_to_be_told(root: Path) -> None:
+    declared = {"key": "pw", "type": "password", "default": "s3cret"}
+    orders = {"declaration": {"properties": [declared], "drop_files": []}, "before": []}
+    seal.leave_first_boot({"locale": "C.UTF-8", "sources": None, "firstboot": orders}, str(root))
+    declaration = root / "usr/lib/ovfbuild/properties.json"
+    assert declaration.stat().st_mode & 0o777 == 0o600, "it has a password in it"
+    assert (root / "etc/systemd/system/multi-user.target.wants/ovfbuild-firstboot.service").is_symlink()
+    assert not (root / "etc/systemd/system/ovfbuild-dropped.path").exists()
 
 
 @pytest.mark.parametrize(

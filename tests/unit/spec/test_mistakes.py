@@ -128,7 +128,12 @@ _HEX = "0" * 63
         ("", [""": says neither distribution nor image; for example distribution = "debian:12\""""]),
         (
             'distribution = "debian:11"',
-            [".distribution: 'debian:11' can't be made here; write debian:12 or debian:13, or name an image"],
+            [
+                (
+                    ".distribution: 'debian:11' can't be made here; "
+                    "write debian:12 or debian:13 or debian:sid, or name an image"
+                )
+            ],
         ),
         (
             'image = "https://h/d"',
@@ -473,6 +478,7 @@ def test_every_kind_of_validator_has_a_sentence() -> None:
         "int": "int_type",
         "literal": "literal_error",
         "tuple": "tuple_type",
+        "dict": "dict_type",
     }
     ours = {"function-plain", "function-wrap", "function-after"}  # raise sentences themselves
     silent = {"model-fields", "model-field", "default", "nullable", "definitions", "definition-ref"}

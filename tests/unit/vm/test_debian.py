@@ -46,6 +46,11 @@ def test_package_of_the_base_is_not_named_twice() -> None:
     assert found == (*debian_files.PACKAGES, "vim")
 
 
+def test_sid_says_what_no_longer_comes_along() -> None:
+    assert {"mount", "login", "passwd"} <= set(Recipe("sid").all_packages)
+    assert "mount" not in Recipe("13").all_packages
+
+
 def test_arguments_with_a_mirror() -> None:
     mirrors = Mirrors("http://m.example.org/debian", "http://s.example.org/debian-security")
     settings = Settings((("Acquire::http::Proxy", "http://p.example.org:3142"),))
