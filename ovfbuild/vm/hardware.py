@@ -205,7 +205,9 @@ def _nics(nics: Sequence[Nic]) -> list[str]:
     for number, nic in enumerate(nics):
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in nic.forwards)
         isolated = ",restrict=on" if nic.isolated else ""
-        argv += ["-netdev", f"user,id=net{number}{isolated}{forwards}"]
+        # A subnet each: with the same address on two NICs, answers would leave by the wrong one.
+        subnet = f",net=10.0.{2 + number}.0/24" if number else ""
+        argv += ["-netdev", f"user,id=net{number}{subnet}{isolated}{forwards}"]
         mac = f",mac={nic.mac}" if nic.mac else ""
         argv += _devices(f"{nic.model},netdev=net{number},romfile={mac}")
     return argv

@@ -80,3 +80,8 @@ def test_a_controller_is_there_once_and_the_cdrom_on_ide() -> None:
         "ide-hd,bus=disks.1,drive=disk1,bootindex=2",
         "ide-cd,bus=ide.1,drive=disk2",
     ]
+
+
+def test_each_nic_has_a_subnet_of_its_own() -> None:
+    argv = words(Hardware(TCG, 1, 2**29, (), (Nic("e1000"), Nic("e1000"))))
+    assert after("-netdev", argv) == ["user,id=net0", "user,id=net1,net=10.0.3.0/24"]
