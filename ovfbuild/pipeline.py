@@ -187,8 +187,7 @@ def _source(options: Options, shop: Workshop) -> libraries.Source:
 
 def _order(plan: Plan, base: BaseImage, key: str, fetched: Mapping[str, Path], options: Options) -> build.BuildOrder:
     appliance = plan.appliance
-    capacity = max(appliance.hardware.disk, base.capacity)
-    if capacity > appliance.hardware.disk:
+    if base.capacity > appliance.hardware.disk:
         raise UsageError(
             f"hardware.disk is smaller than the base, which has {base.capacity} bytes",
             "make hardware.disk larger",
@@ -196,7 +195,7 @@ def _order(plan: Plan, base: BaseImage, key: str, fetched: Mapping[str, Path], o
     return build.BuildOrder(
         base=base.path,
         base_format=base.format,
-        capacity=capacity,
+        capacity=appliance.hardware.disk,
         instance=f"ovfbuild-{key[:16]}",
         hostname=appliance.hostname,
         user_data=cloud_config.merge(seed.build_cloud_config(), plan.user_data, str(appliance.cloud_init.user_data)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -34,7 +33,3 @@ class Verdict:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "error")
-
-
-def first_error(findings: Iterable[Finding]) -> Finding | None:
-    return next((finding for finding in findings if finding.level == "error"), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 from ovfbuild.cache import Cache
@@ -103,7 +102,7 @@ def _try(accelerator: Accelerator, folder: Path) -> str:
     disk = Disk(file_node(image, "raw", read_only=True), "virtio", bootindex=1)
     hardware = Hardware(accelerator, cpus=1, memory=2**26, disks=(disk,))
     try:
-        ending = run(replace(hardware), _PROBE, _Deaf(), folder)
+        ending = run(hardware, _PROBE, _Deaf(), folder)
     except ProgramError as error:
         return error.message.splitlines()[0]
     if ending.cause is Cause.POWERED_OFF:
