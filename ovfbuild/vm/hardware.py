@@ -24,6 +24,12 @@ REPORT_DEVICES: tuple[str, ...] = (
 )
 """How the report channel reaches the guest. (A 512-byte guest has no virtio driver: tests give it a UART.)"""
 
+HOST = "10.0.2.2"
+"""This host's loopback, seen from a guest on QEMU's user network (the first NIC's)."""
+
+GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
+"""Where a hypervisor speaks with QEMU's guest agent (docs/interop/qemu-ga)."""
+
 _OVMF = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -92,16 +98,19 @@ class Hardware:
     nics: tuple[Nic, ...] = ()
     efi_variables: Path | None = None
     """A writable copy of OVMF's variable store; given, the machine starts with UEFI, else with SeaBIOS."""
+    guest_agent: bool = False
+    """Whether it has a channel to a guest agent."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The file descriptors that QEMU inherits: QMP, the guest's report, its serial console, its firmware's log."""
+    """The file descriptors that QEMU inherits: QMP, the guest's report, console, firmware's log and agent."""
 
     qmp: int
     report: int
     console: int
     firmware: int
+    guest_agent: int
 
 
 def file_node(path: Path, image_format: str, *, read_only: bool = False) -> dict[str, Any]:
@@ -147,6 +156,7 @@ def command_line(hardware: Hardware, channels: Channels, console_log: Path) -> l
         *("-m", f"{hardware.memory // 2**20}M"),
         *("-display", "none", "-vga", "std"),
         *_channels(channels, console_log),
+        *(_guest_agent(channels) if hardware.guest_agent else ()),
         *_firmware(hardware),
         *_disks(hardware.disks),
         *_nics(hardware.nics),
@@ -172,6 +182,13 @@ def _channels(channels: Channels, console_log: Path) -> list[str]:
         *_devices(*REPORT_DEVICES),
         *("-chardev", f"socket,id=firmware,fd={channels.firmware}"),
         *_devices("isa-debugcon,iobase=0x402,chardev=firmware"),
+    ]
+
+
+def _guest_agent(channels: Channels) -> list[str]:
+    return [
+        *("-chardev", f"socket,id=guest-agent,fd={channels.guest_agent}"),
+        *_devices(f"virtserialport,bus=serialbus.0,chardev=guest-agent,name={GUEST_AGENT_PORT}"),
     ]
 
 

@@ -14,8 +14,9 @@ import asyncio
 import re
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -54,6 +55,7 @@ class Cause(Enum):
     STALLED = "no sign of life"
     TIMED_OUT = "not done in time"
     DIED = "QEMU itself died"
+    INTERRUPTED = "somebody interrupted it"
 
 
 class Decision(Enum):
@@ -91,12 +93,52 @@ class Ending:
     detail: str = ""
 
 
+class Running:
+    """A machine that runs, for whoever looks at it from outside, in a thread beside it."""
+
+    def __init__(self, session: _Session, guest_agent: socket.socket) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self.guest_agent = guest_agent
+        """Our end of the channel to a guest agent, where the hardware has one."""
+        self.over = threading.Event()
+        """Set when the machine has ended; a watcher waits with it, and then returns."""
+
+    def forward(self, port: int) -> int:
+        """The port on 127.0.0.1 of this host that leads to a TCP port of the guest, on its first NIC."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            free = int(probe.getsockname()[1])
+        words = f"hostfwd_add net0 tcp:127.0.0.1:{free}-:{port}"
+        answer = self._do(self._session.order("human-monitor-command", {"command-line": words}))
+        if str(answer).strip():  # HMP has no errors, only words
+            raise ProgramError(f"QEMU forwards no port to the guest: {answer}", "has the appliance a network card?")
+        return free
+
+    def finish(self) -> None:
+        """The machine has done what it was run for."""
+        self._loop.call_soon_threadsafe(self._session.finish)
+
+    def _do(self, task: Coroutine[Any, Any, object]) -> object:
+        return asyncio.run_coroutine_threadsafe(task, self._loop).result(60)
+
+
+Watcher = Callable[[Running], None]
+
+
 def run(
-    hardware: Hardware, limits: Limits, listener: Listener, evidence: Path, *, shell_on_failure: bool = False
+    hardware: Hardware,
+    limits: Limits,
+    listener: Listener,
+    evidence: Path,
+    *,
+    beside: Watcher | None = None,
+    shell_on_failure: bool = False,
 ) -> Ending:
     """Runs a machine to its end.
 
     Args:
+        beside: called in a thread of its own while the machine runs.
         evidence: a folder that gets console.log, firmware.log, qemu.log, and, if it did not end
             well, screenshot.png.
         shell_on_failure: when the listener decides FAIL, the terminal is connected with the
@@ -107,7 +149,10 @@ def run(
         KeyboardInterrupt: Ctrl-C; QEMU is gone by then.
     """
     evidence.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(_Session(hardware, limits, listener, evidence, shell_on_failure).run())
+    ending = asyncio.run(_Session(hardware, limits, listener, evidence, shell_on_failure).run(beside))
+    if ending.cause is Cause.INTERRUPTED:
+        raise KeyboardInterrupt
+    return ending
 
 
 class _Session:
@@ -122,13 +167,18 @@ class _Session:
         self._evidence = evidence
         self._shell = shell_on_failure
         self._started = self._alive = time.monotonic()
+        self._interrupted = False
         self._qmp = QMPClient("ovfbuild")
         self._events = EventListener(_EVENTS)
         self._qmp.register_listener(self._events)
 
-    async def run(self) -> Ending:
+    async def run(self, beside: Watcher | None) -> Ending:
         self._ending: asyncio.Future[tuple[Cause, str]] = asyncio.get_running_loop().create_future()
-        with _socket_pairs() as (ours, theirs, close_theirs), self._log("qemu.log") as errors:
+        with (
+            self._interruptible(),
+            _socket_pairs() as (ours, theirs, close_theirs),
+            self._log("qemu.log") as errors,
+        ):
             self._console = ours["console"]
             qemu = await self._start(theirs, errors)
             close_theirs()
@@ -139,9 +189,11 @@ class _Session:
                     self._listen(ours, firmware)
                     watchers = [asyncio.create_task(w) for w in (self._hear(), self._await_death(qemu), self._watch())]
                     await self._qmp.execute("cont")
-                    cause, detail = await self._ending
+                    with self._watched(beside, ours["guest_agent"]):
+                        cause, detail = await self._ending
                     self._deafen(ours)
                     await self._see_out(cause, qemu)
+                    cause = Cause.INTERRUPTED if self._interrupted else cause
                     return Ending(cause, time.monotonic() - self._started, detail)
             except ExecuteError as error:
                 raise ProgramError(f"QEMU refused an order: {error}", "see qemu.log") from error
@@ -149,6 +201,52 @@ class _Session:
                 for watcher in watchers:
                     watcher.cancel()
                 await self._end(qemu)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C, and SIGTERM where it means the same, end the machine first, and then the program.
+
+        As an exception in the middle of whatever coroutine runs just then, an interrupt can be lost (seen: one that
+        came while QEMU started, and a build that went on for ever).
+        """
+        mine = threading.current_thread() is threading.main_thread()
+        before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM) if mine}
+        caught = {sent: way for sent, way in before.items() if callable(way)}
+        loop = asyncio.get_running_loop()
+        for sent in caught:
+            loop.add_signal_handler(sent, self._interrupt)
+        try:
+            yield
+        finally:
+            for sent, way in caught.items():
+                loop.remove_signal_handler(sent)
+                signal.signal(sent, way)
+
+    def _interrupt(self) -> None:
+        self._finish(Cause.INTERRUPTED)
+        self._interrupted = True
+        with suppress(OSError):  # who sits at the guest's console is shown out
+            self._console.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def _watched(self, beside: Watcher | None, guest_agent: socket.socket) -> Iterator[None]:
+        """Lets a watcher look on, until it or the machine is done."""
+        if beside is None:
+            yield
+            return
+        running = Running(self, guest_agent)
+        watcher = threading.Thread(target=beside, args=(running,), name="beside", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            running.over.set()
+
+    async def order(self, command: str, arguments: dict[str, object]) -> object:
+        return await self._qmp.execute(command, arguments)
+
+    def finish(self) -> None:
+        self._finish(Cause.FINISHED)
 
     def _log(self, name: str) -> Any:
         return (self._evidence / name).open("wb", buffering=0)
@@ -260,7 +358,7 @@ class _Session:
 
     async def _see_out(self, cause: Cause, qemu: asyncio.subprocess.Process) -> None:
         """Takes evidence of what did not end well, and lets the user look around in it."""
-        if cause in (Cause.FINISHED, Cause.POWERED_OFF, Cause.DIED):
+        if cause in (Cause.FINISHED, Cause.POWERED_OFF, Cause.DIED, Cause.INTERRUPTED):
             return
         with suppress(QMPError, TimeoutError):
             shot = {"filename": str(self._evidence.absolute() / "screenshot.png"), "format": "png"}
@@ -305,7 +403,7 @@ def _socket_pairs() -> Iterator[tuple[dict[str, socket.socket], dict[str, socket
     """A socket pair a channel: our ends, QEMU's ends, and what closes QEMU's once it has them."""
     with ExitStack() as stack:
         ours, theirs = {}, {}
-        for name in ("qmp", "report", "console", "firmware"):
+        for name in ("qmp", "report", "console", "firmware", "guest_agent"):
             mine, its = socket.socketpair()
             ours[name], theirs[name] = stack.enter_context(mine), stack.enter_context(its)
 

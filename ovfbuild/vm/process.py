@@ -124,12 +124,13 @@ def run(
 
 def _listen(child: subprocess.Popen[bytes], said: list[str], on_line: Callable[[str], None] | None) -> None:
     assert child.stderr is not None
-    for raw in child.stderr:
-        line = raw.decode(errors="replace").rstrip()
-        said.append(line)
-        del said[:-200]
-        if on_line:
-            on_line(line)
+    with suppress(ValueError):  # an interrupt has closed it under our hands
+        for raw in child.stderr:
+            line = raw.decode(errors="replace").rstrip()
+            said.append(line)
+            del said[:-200]
+            if on_line:
+                on_line(line)
 
 
 def _feed(child: subprocess.Popen[bytes], data: bytes | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +154,58 @@ def test_every_controller_boots_with_a_cdrom_beside_it(tmp_path: Path, controlle
     ending = machine.run(Hardware(TCG, 2, 2**26, disks, (nic,)), Limits(30, 30), ears, tmp_path / "evidence")
     assert ending.cause is Cause.POWERED_OFF
     assert ears.reports
+
+
+def test_who_watches_from_outside_reaches_a_port_and_ends_it(tmp_path: Path) -> None:
+    """QEMU takes the connection; that no guest answers is another matter."""
+    image = tiny.disk(tmp_path / "tiny.raw", tiny.console("waiting"))
+    disks = (Disk(file_node(image, "raw"), "virtio", bootindex=1),)
+    seen: list[int] = []
+
+    def watch(running: machine.Running) -> None:
+        port = running.forward(8080)
+        with socket.create_connection(("127.0.0.1", port), 5):
+            seen.append(port)
+        running.finish()
+        running.over.wait(20)
+        seen.append(0)
+
+    spec = Hardware(TCG, 1, 2**26, disks, (hardware.Nic("e1000-82545em"),))
+    ending = machine.run(spec, Limits(20, 20), Ears(), tmp_path / "evidence", beside=watch)
+    assert ending.cause is Cause.FINISHED
+    assert len(seen) >= 1
+    assert seen[0] > 0
+
+
+def test_a_machine_without_a_nic_forwards_no_port(tmp_path: Path) -> None:
+    image = tiny.disk(tmp_path / "tiny.raw", tiny.console("waiting"))
+    said: list[str] = []
+
+    def watch(running: machine.Running) -> None:
+        with pytest.raises(ProgramError) as caught:
+            running.forward(8080)
+        said.append(caught.value.message)
+        running.finish()
+
+    spec = Hardware(TCG, 1, 2**26, (Disk(file_node(image, "raw"), "virtio", bootindex=1),))
+    ending = machine.run(spec, Limits(20, 20), Ears(), tmp_path / "evidence", beside=watch)
+    assert ending.cause is Cause.FINISHED
+    assert said[0].startswith("QEMU forwards no port to the guest: ")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_machine_whenever_it_comes(tmp_path: Path, sent: signal.Signals) -> None:
+    """While QEMU starts, too: an exception in the middle of a coroutine was lost there."""
+    image = tiny.disk(tmp_path / "tiny.raw", tiny.console("waiting"))
+    spec = Hardware(TCG, 1, 2**26, (Disk(file_node(image, "raw"), "virtio", bootindex=1),))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for milliseconds in (1, 20, 60, 120, 250, 600):
+            timer = threading.Timer(milliseconds / 1000, os.kill, (os.getpid(), sent))
+            with pytest.raises(KeyboardInterrupt):
+                timer.start()
+                machine.run(spec, Limits(20, 20), Ears(), tmp_path / "evidence")
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            assert not running(str(image))
+    finally:
+        signal.signal(signal.SIGTERM, before)

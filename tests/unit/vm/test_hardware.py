@@ -8,7 +8,7 @@ from pathlib import Path
 from ovfbuild.vm.accelerator import KVM, TCG
 from ovfbuild.vm.hardware import Channels, Disk, Hardware, Nic, command_line, file_node
 
-CHANNELS = Channels(qmp=3, report=4, console=5, firmware=6)
+CHANNELS = Channels(qmp=3, report=4, console=5, firmware=6, guest_agent=7)
 
 
 def words(hardware: Hardware) -> list[str]:
