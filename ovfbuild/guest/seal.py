@@ -140,39 +140,48 @@ def without_serial(text: str) -> str:
 
 def stop_services(guest: Guest) -> None:
     """Stops what runs, so that databases close their files and nothing writes its log once more."""
-    listed = subprocess.run(
-        [
-            "systemctl",
-            "list-units",
-            "--plain",
-            "--no-legend",
-            "--type=service,timer,socket",
-            "--state=active",
-        ],
-        stdout=subprocess.PIPE,
-        check=False,
-    )
-    units = [line.split()[0] for line in listed.stdout.decode().splitlines() if line.strip()]
-    doomed = [unit for unit in units if not KEEP_RUNNING.match(unit) and not unit.startswith("systemd-")]
+    doomed = [
+        unit
+        for unit in active("--type=service,timer,socket")
+        if not KEEP_RUNNING.match(unit) and not unit.startswith("systemd-")
+    ]
+    # Should journald be started again by whoever still logs, it writes to /run.
+    subprocess.run(["journalctl", "--relinquish-var"], stderr=subprocess.DEVNULL, check=False)
     # Ordered by systemd itself; what does not stop cleanly is not our failure.
-    for batch in (doomed, systemd_keepers()):
-        subprocess.run(["systemctl", "stop", *batch], stderr=subprocess.DEVNULL, check=False)
+    for batch in (doomed, systemd_keepers(), private_units()):
+        if batch:
+            subprocess.run(["systemctl", "stop", *batch], stderr=subprocess.DEVNULL, check=False)
     guest.say("%d services, timers and sockets stopped" % len(doomed))
 
 
+def active(*which: str) -> list[str]:
+    """The units that are active, of a kind or of a pattern."""
+    argv = ["systemctl", "list-units", "--plain", "--no-legend", "--state=active", *which]
+    listed = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
+    return [line.split()[0] for line in listed.stdout.decode().splitlines() if line.strip()]
+
+
 def systemd_keepers() -> list[str]:
-    """systemd's own units that write their state when they stop."""
-    journald = ["systemd-journald%s" % end for end in (".socket", "-dev-log.socket", "-audit.socket", ".service")]
+    """systemd's own units that write their state when they stop; of journald, every socket that would start it."""
+    journald = active("systemd-journald*.socket", "systemd-journald*.service")
     return [
         *("systemd-random-seed.service", "systemd-timesyncd.service", "systemd-update-utmp.service"),
-        *(
-            "systemd-networkd.socket",
-            "systemd-networkd.service",
-            "systemd-resolved.service",
-            "systemd-logind.service",
-        ),
-        *journald,
+        *("systemd-networkd.socket", "systemd-networkd.service"),
+        *("systemd-resolved.service", "systemd-logind.service"),
+        *sorted(journald, key=lambda unit: unit.endswith(".service")),
     ]
+
+
+def private_units(root: str = "") -> list[str]:
+    """The units that still have a /tmp of their own.
+
+    As long as they run, what we remove of it stays allocated, and so would a file system be sealed that e2fsck has to
+    mend (Debian sid, systemd 258).
+    """
+    folders = [os.path.basename(path) for path in glob.glob(root + "/tmp/systemd-private-*")]
+    folders += [os.path.basename(path) for path in glob.glob(root + "/var/tmp/systemd-private-*")]
+    found = [re.fullmatch(r"systemd-private-[0-9a-f]{32}-(.+\.service)-\w{6}", name) for name in folders]
+    return sorted({match.group(1) for match in found if match and not match.group(1).startswith("ovfbuild-")})
 
 
 def remove_leftovers(root: str = "") -> None:

@@ -123,3 +123,16 @@ def test_what_runs_us_is_not_stopped(unit: str) -> None:
 @pytest.mark.parametrize("unit", ["nginx.service", "cron.service", "mysql.service", "apt-daily.timer"])
 def test_services_are_stopped(unit: str) -> None:
     assert not seal.KEEP_RUNNING.match(unit)
+
+
+def test_units_with_a_tmp_of_their_own_are_known_by_its_name(tmp_path: Path) -> None:
+    boot = "0123456789abcdef" * 2
+    for name in (
+        f"tmp/systemd-private-{boot}-systemd-logind.service-Ab3xYz",
+        f"var/tmp/systemd-private-{boot}-systemd-logind.service-Zy9xAb",
+        f"var/tmp/systemd-private-{boot}-a-b@1.service-abcdef",
+        f"var/tmp/systemd-private-{boot}-ovfbuild-runner.service-abcdef",
+        "tmp/systemd-private-x",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    assert seal.private_units(str(tmp_path)) == ["a-b@1.service", "systemd-logind.service"]
