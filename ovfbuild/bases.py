@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovfbuild.cache import Cache
 from ovfbuild.errors import FileError, UsageError
-from ovfbuild.files import digest_of, sha256_of
+from ovfbuild.files import digest_of, digests_of, sha256_of
 from ovfbuild.progress import Progress, step
 from ovfbuild.spec.models import Base
 from ovfbuild.spec.plan import Plan
@@ -88,23 +87,22 @@ def _image(base: Base, cache: Cache, progress: Progress, *, offline: bool) -> Ba
         with step(progress, f"fetch {base.image.rpartition('/')[2]}"):
             sums = str(base.checksums) if base.checksums else None
             path = fetch(base.image, base.checksum, sums, cache, progress, offline=offline)
+        digest = sha256_of(path)
     else:
         assert base.image is not None
         path = base.image
         with step(progress, f"read {path.name}"):
-            _check(path, base)
+            digest = _checked(path, base)
     image = disk.probe(path)
-    return BaseImage(path, image.format, image.virtual_size, sha256_of(path), path.name)
+    return BaseImage(path, image.format, image.virtual_size, digest, path.name)
 
 
-def _check(path: Path, base: Base) -> None:
-    """An image that is here already need not have a checksum; one that has it is compared."""
-    if base.checksum is None:
-        return
-    algorithm, wanted = parse_checksum(base.checksum)
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, algorithm).hexdigest()
-    if found != wanted:
+def _checked(path: Path, base: Base) -> str:
+    """The SHA-256 of an image that is here already. It need not have a checksum; one that has it is compared."""
+    algorithm, wanted = parse_checksum(base.checksum) if base.checksum else ("sha256", "")
+    found = digests_of(path, ("sha256", algorithm))
+    if wanted and found[algorithm] != wanted:
         raise FileError(
-            f"{path}: its {algorithm} is {found}, not {wanted}", "mend base.checksum, or get the image again"
+            f"{path}: its {algorithm} is {found[algorithm]}, not {wanted}", "mend base.checksum, or get the image again"
         )
+    return found["sha256"]

@@ -5,11 +5,10 @@
     ├── ProgramError        3  a program is missing or failed
     ├── GuestError          4  the guest failed
     ├── FileError           5  a file is not what it should be
-    ├── VerificationError   6  the package was judged and found wrong
-    └── Interrupted       130  Ctrl-C
+    └── VerificationError   6  the package was judged and found wrong
 
-An error says what is wrong and, as `hint`, what to do about it. Anything that is not an
-OvfbuildError is a bug and ends with 1 and a traceback.
+Ctrl-C, a KeyboardInterrupt, ends with 130. An error says what is wrong and, as `hint`, what to do about it.
+Anything that is not an OvfbuildError is a bug and ends with 1 and a traceback.
 """
 
 from __future__ import annotations
@@ -46,5 +45,5 @@ class VerificationError(OvfbuildError):
     exit_code = 6
 
 
-class Interrupted(OvfbuildError):
-    exit_code = 130
+INTERRUPTED = 130
+"""The exit code of Ctrl-C and SIGTERM, as a shell has it."""

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,8 +45,17 @@ def _remove_abandoned(target: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
+    return digests_of(path, ("sha256",))["sha256"]
+
+
+def digests_of(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """By algorithm, the digest of a file's content, in hex; it is read once."""
+    sums = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(1 << 20):
+            for one in sums.values():
+                one.update(piece)
+    return {algorithm: one.hexdigest() for algorithm, one in sums.items()}
 
 
 def digest_of(value: object) -> str:

@@ -258,7 +258,7 @@ def main() -> NoReturn:
         sys.exit(errors.UsageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", "")
-        sys.exit(errors.Interrupted.exit_code)
+        sys.exit(errors.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

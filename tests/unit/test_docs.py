@@ -82,7 +82,7 @@ def test_the_readme_has_every_command(name: str) -> None:
 
 def exit_codes() -> set[int]:
     classes: list[type[errors.OvfbuildError]] = [errors.OvfbuildError, *errors.OvfbuildError.__subclasses__()]
-    return {0, *(kind.exit_code for kind in classes)}
+    return {0, errors.INTERRUPTED, *(kind.exit_code for kind in classes)}
 
 
 def test_every_exit_code_is_told() -> None:
