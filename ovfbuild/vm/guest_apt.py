@@ -47,6 +47,13 @@ def seed_files(
     return files
 
 
+def passwords(files: Mapping[str, bytes | Path]) -> list[bytes]:
+    """Those that apt in the guest was told, in URIs of mirrors and proxies; too short a one would be found anywhere."""
+    texts = [files.get(name, b"") for name in ("apt.conf", "sources.list")]
+    found = [re.findall(rb"://[^/@:\s\"]*:([^/@\s\"]{6,})@", text) for text in texts if isinstance(text, bytes)]
+    return sorted({word for words in found for word in words})
+
+
 def _from_environment(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Proxies that the host's apt takes from its environment, as apt does where its own settings name none."""
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,11 @@ class SealedDisk:
     """What is installed on it (`ovfbuild.sbom`), where that was read."""
 
 
-def seal(overlay: Path, target: Path, work: Path, progress: Progress) -> SealedDisk:
+def seal(overlay: Path, target: Path, work: Path, progress: Progress, canaries: Sequence[bytes] = ()) -> SealedDisk:
     """Flattens an overlay into `target` (qcow2) and sees for itself that nothing unique is left in it.
+
+    Args:
+        canaries: what the build was told and no block may hold: passwords.
 
     Raises:
         GuestError: the guest said that it was sealed, and it isn't; every leftover is named.
@@ -38,7 +42,7 @@ def seal(overlay: Path, target: Path, work: Path, progress: Progress) -> SealedD
             progress.warn("the disk has no ext4 file system: that it is sealed is the guest's word alone")
         else:
             root.check_clean()
-            left = find_leftovers(root)
+            left = find_leftovers(root, canaries)
             if left:
                 raise GuestError(
                     "the disk is not sealed:\n" + "\n".join(f"  {sentence}" for sentence in left),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.vm.apt import Mirrors, Settings
-from ovfbuild.vm.guest_apt import seed_files, seen_from_guest
+from ovfbuild.vm.guest_apt import passwords, seed_files, seen_from_guest
 
 MIRRORS = Mirrors("http://deb.example.org/debian", "http://deb.example.org/debian-security", signed_by="/etc/k.gpg")
 
@@ -70,3 +70,10 @@ def test_a_mirror_on_the_hosts_disk_is_not_the_guests() -> None:
 )
 def test_loopback_is_the_host(before: str, after: str) -> None:
     assert seen_from_guest(before) == after
+
+
+def test_the_passwords_that_the_guest_is_told_are_known() -> None:
+    settings = Settings((("Acquire::http::Proxy", "http://me:s3cret%40word@proxy.example.org:3128/"),))
+    mirrors = Mirrors("http://you:another-1@deb.example.org/debian")
+    assert passwords(seed_files(mirrors, "bookworm", settings, {})) == [b"another-1", b"s3cret%40word"]
+    assert passwords(seed_files(Mirrors("http://deb.example.org/debian"), "bookworm", Settings(), {})) == []
