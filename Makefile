@@ -8,10 +8,11 @@ PY := .venv/bin/python
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## install what is missing (apt and pip), into .venv
-	@scripts/setup
+setup: ## install what is missing for all of these (apt and pip), into .venv
+	@scripts/setup tests
 
-appliance: setup ## build examples/hello, verify it, print the OVA and how to import it
+appliance: ## build examples/hello, verify it, print the OVA and how to import it
+	@scripts/setup
 	@scripts/appliance examples/hello
 
 test: setup ## all tests but the long matrix; a real Debian from start to end
@@ -20,7 +21,8 @@ test: setup ## all tests but the long matrix; a real Debian from start to end
 check: setup ## the tests without real guests
 	$(PY) -m pytest -m "not acceptance and not guest"
 
-acceptance: setup ## the long matrix: every distribution, every failure, on real guests
+acceptance: ## the long matrix: every distribution, agent and failure, on real guests (hours)
+	@scripts/setup acceptance
 	$(PY) -m pytest -m acceptance
 
 lint: setup ## ruff, shellcheck, man pages

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Where the environment forbids .pyc files, each of a hundred commands would compile the whole package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(scope="session")
 def needs() -> Callable[..., None]:
