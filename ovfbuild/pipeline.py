@@ -163,7 +163,9 @@ def _build(
             keep(shop.scratch, shop.evidence)
         raise
     with step(shop.progress, "seal the disk"):
-        sealed = seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress)
+        shipped = "".join(plan.appliance.base.sources).encode()
+        secrets = [word for word in guest_apt.passwords(order.payload) if word not in shipped]
+        sealed = seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress, secrets)
     overlay.unlink()
     _with_components(sealed, folder, shop)
 
@@ -282,8 +284,10 @@ def verify(path: Path, *, boot: Boot | None, progress: Progress) -> Verdict:
     cache = Cache()
     final = path.with_name(f"{path.name}.failed")
     with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
-        _boot(opened, boot.timeout, Workshop(cache, scratch, evidence, both, boot.accel), told)
-    return Verdict(verdict.findings, (*verdict.checked, "boot", *(["identity"] if told else [])))
+        shop = Workshop(cache, scratch, evidence, both, boot.accel)
+        answer = _boot(opened, boot.timeout, shop, told, servers=True)
+    also = [*(["identity"] if told else []), *(["agent"] if answer.agent and answer.agent.seen else [])]
+    return Verdict(verdict.findings, (*verdict.checked, "boot", *also))
 
 
 def _told(path: Path, boot: Boot) -> boot_check.Told:
@@ -305,15 +309,22 @@ def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
     return opened, verdict
 
 
-def _boot(opened: Package, timeout: float, shop: Workshop, told: boot_check.Told | None = None) -> None:
-    chosen = shop.accelerator
+def _boot(
+    opened: Package, timeout: float, shop: Workshop, told: boot_check.Told | None = None, *, servers: bool = False
+) -> boot_check.Answer:
+    chosen, room = shop.accelerator, boot_check.Room(timeout, shop.scratch, shop.evidence)
     with step(shop.progress, "boot the package"):
-        answer = boot_check.boot(opened, chosen, timeout, shop.scratch, shop.evidence, shop.progress, told)
+        answer = boot_check.boot(opened, chosen, room, shop.progress, told, servers=servers)
     for finding in answer.findings():
         shop.progress.warn(str(finding))
     shop.progress.note(f"the package booted: multi-user and cloud-init done after {answer.seconds:.0f} s")
     if told:
         shop.progress.note(f"it took what it was told: {', '.join(told.values)}")
+    if answer.agent and answer.agent.seen:
+        shop.progress.note(f"{answer.agent.title} was seen alive: {'; '.join(answer.agent.seen)}")
+    for skipped in answer.agent.skipped if answer.agent and answer.agent.seen else ():
+        shop.progress.note(f"not looked for: {skipped}")
+    return answer
 
 
 def deploy_seed(source: Path, settings: Sequence[str], target: Path, seed_of: Seed, progress: Progress) -> Path:

@@ -32,8 +32,12 @@ def cache(entries: Sequence[Entry]) -> str:
 
 
 def agents(known: Sequence[Agent]) -> str:
-    """One line an agent: its name, its versions, what it is, where it comes from."""
-    rows = [f"{one.name:26}{agent_page.versions(one):14}{one.title}; {agent_page.origin(one.source)}" for one in known]
+    """One line an agent: its name, its versions, what it is, where it comes from, where a test has seen it alive."""
+    rows = [
+        f"{one.name:26}{agent_page.versions(one):14}{one.title}; {agent_page.origin(one.source)}; "
+        f"{agent_page.tested(one)}"
+        for one in known
+    ]
     return "".join(f"{row}\n" for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Tells the host, from inside a packed appliance, that it has come up: multi-user, cloud-init done.
+"""Tells the host, from inside a packed appliance, that it has come up: multi-user, cloud-init done, its agent alive.
 
 Lies on the seed that verification attaches; started by its runcmd after cloud-final.
 """
@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 import time
 from typing import Any
 
+from ovfbuild.guest import witness_signs
 from ovfbuild.guest.report import Port
-
-
-def ask(*argv: str) -> str:
-    """What a program says, "" where it is missing."""
-    try:
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=120)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode(errors="replace").strip()
+from ovfbuild.guest.witness_signs import ask
 
 
 def cloud_init() -> dict[str, Any]:
@@ -74,9 +66,11 @@ def main(argv: list[str]) -> int:
     with open("/etc/machine-id", encoding="ascii") as stream:
         machine_id = stream.read().strip()
     failed = ask("systemctl", "list-units", "--plain", "--no-legend", "--state=failed").splitlines()
+    agent = witness_signs.agent()
     port.tell(
         "answered",
         token=argv[0],
+        agent=agent,
         cloud_init=cloud_init(),
         machine_id=machine_id,
         hostname=ask("hostname"),
@@ -85,6 +79,7 @@ def main(argv: list[str]) -> int:
         identity=identity(argv[0]),
         uptime=ask("cat", "/proc/uptime").split()[:1],
     )
+    witness_signs.watch(agent["signs"] if agent else [], port.tell)
     return 0
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from ovfbuild.spec import fields as f
 from ovfbuild.spec.deployment import Property, clashes
-from ovfbuild.spec.mistakes import quoted
+from ovfbuild.spec.mistakes import in_toml, mistake, quoted
 from ovfbuild.spec.table import Table
 
 SLOT = re.compile(r"\{\{ *([A-Za-z0-9_.-]+)\?? *\}\}")
@@ -213,34 +213,85 @@ _ALIVE = {
     "unit": ("unit",),
     "tcp": ("port",),
     "http": ("port", "path"),
-    "amqp": ("exchange", "routing_key", "queue"),
+    "amqp": ("server", "username", "password", "exchange", "routing_key", "queue"),
     "file": ("path",),
     "journal": ("unit", "text"),
+    "guest-agent": (),
 }
 
 
-class Alive(Versioned):
-    """How one sees that the agent lives; in {{ }}: properties and settings."""
+def _port(value: Any) -> str:
+    number = value if isinstance(value, int) and not isinstance(value, bool) else None
+    if number is None and not (isinstance(value, str) and SLOT.search(value)):
+        raise mistake(f'must be a port or a property such as "{{{{agent.port}}}}", not {in_toml(value)}')
+    if number is not None and not 0 < number < 65536:
+        raise mistake(f"{number} is not a port; write 1 to 65535")
+    return str(value)
 
-    kind: Literal["unit", "tcp", "http", "amqp", "file", "journal"]
+
+def _some_texts(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise mistake(f"must be a string, or an array of strings, not {in_toml(value)}")
+    return tuple(texts)
+
+
+Port = Annotated[str, PlainValidator(_port), WithJsonSchema({"type": ["integer", "string"]})]
+_STRINGS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Texts = Annotated[tuple[str, ...], PlainValidator(_some_texts), WithJsonSchema(_STRINGS)]
+"""One string, or several."""
+
+
+class Sign(Table):
+    """How one sees that the agent lives; in {{ }}: properties, settings, and what the broker knows of the machine.
+
+    A sign that speaks of a property without a value is none in that deployment.
+    """
+
+    kind: Literal["unit", "tcp", "http", "amqp", "file", "journal", "guest-agent"]
+    """unit, file, journal: seen by the guest; the others from outside. guest-agent: QEMU's, by its channel."""
     unit: f.UnitName | None = None
-    port: int | str | None = None
-    path: str | None = None
-    text: str | None = None
-    """What the answer, the message or the journal holds."""
-    exchange: str | None = None
-    routing_key: str | None = None
-    queue: str | None = None
-    when: dict[str, str] = Field(default_factory=dict)
+    """The unit that is active, or whose journal is read."""
+    port: Port | None = None
+    """The TCP port."""
+    path: f.Line | None = None
+    """What is asked for over HTTP; of kind file, the file that is there."""
+    send: f.Content | None = None
+    """Of kind tcp: what is asked, as it is."""
+    text: Texts | None = None
+    """What the answer, the message or the journal holds; of several, each."""
+    server: f.Line | None = None
+    """Of kind amqp: host or host:port, as the guest knows it."""
+    username: f.Line | None = None
+    """Of kind amqp: who may listen there."""
+    password: f.Line | None = None
+    """Of kind amqp: the password of that user."""
+    exchange: f.Line | None = None
+    """Of kind amqp: the topic exchange that the message comes to; its name is made as the queue's."""
+    routing_key: f.Line | None = None
+    """Of kind amqp: the message's."""
+    queue: f.Line | None = None
+    """Of kind amqp: what the agent reads; in its name a property's slashes are dots, and none is at the ends."""
+    when: dict[str, f.Line] = Field(default_factory=dict)
     """Values of properties without which this is no sign."""
+    unless: dict[str, f.Line] = Field(default_factory=dict)
+    """Values of properties with which this is no sign."""
+    virtualization: f.Line | None = None
+    """The hypervisor, in systemd-detect-virt's words, without which this is no sign."""
     within: f.Duration = Field("2 min", validate_default=True)
+    """After the appliance came up."""
     note: f.Line = ""
+    """What else a reader should know."""
 
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         for key in _ALIVE.get(str(table.get("kind")), ()):
             if key not in table:
                 yield key, f"is missing; a sign of kind {table.get('kind')} has one"
+
+
+class Alive(Sign, Versioned):
+    """A sign of life of a profile's."""
 
 
 class VersionValues(Table):
@@ -277,6 +328,8 @@ class Agent(Table):
     url: f.HttpUrl | None = None
     notes: f.Prose = ""
     """What else a reader should know."""
+    tested: tuple[f.Line, ...] = ()
+    """The distributions on which a test builds it and sees it alive (tests/acceptance)."""
     source: Source
     versions: Versions | None = None
     """None: the distribution's own, whatever it is."""

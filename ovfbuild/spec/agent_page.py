@@ -80,8 +80,13 @@ def _sections(agent: Agent) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Configuration that is written at first boot", _templates(agent)
     yield "Closed when the image is sealed", _harden(agent)
     yield "Cleaned when the image is sealed", [f"- `{pattern}`" for pattern in agent.clean]
-    yield "How it is seen to live", [f"- {_sign(sign)}" for sign in agent.alive]
+    yield "How it is seen to live", [*(f"- {_sign(sign)}" for sign in agent.alive), f"- {tested(agent)}"]
     yield "By version", _by_version(agent)
+
+
+def tested(agent: Agent) -> str:
+    """Where a test has seen it alive, in a few words."""
+    return f"seen alive on {', '.join(agent.tested)}" if agent.tested else "not seen alive by a test yet"
 
 
 def _origin(agent: Agent) -> Iterator[str]:
@@ -168,9 +173,13 @@ def _sign(sign: Alive) -> str:
         f"routing key `{sign.routing_key}`",
         "file": f"the file `{sign.path}` is there",
         "journal": f"the journal of `{sign.unit}` has a line",
+        "guest-agent": "it answers `guest-ping` on the hypervisor's channel",
     }[sign.kind]
-    said += f" that holds `{sign.text}`" if sign.text else ""
-    said += "".join(f", where `{key}` is `{value}`" for key, value in sign.when.items())
+    said += f", asked `{sign.send.encode('unicode_escape').decode()}`," if sign.send else ""
+    said += f" that holds {_codes(sign.text)}" if sign.text else ""
+    said += "".join(f", where `{key}` is {f'`{value}`' if value else 'empty'}" for key, value in sign.when.items())
+    said += "".join(f", unless `{key}` is `{value}`" for key, value in sign.unless.items())
+    said += f", on {sign.virtualization} alone" if sign.virtualization else ""
     said += f", within {format_duration(sign.within)}{_span(sign)}"
     return said + (f" ({sign.note})" if sign.note else "")
 

@@ -9,14 +9,14 @@ Everything that is wrong between the two is a line of `Payload.mistakes`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovfbuild.spec.agent import Agent, AgentProperty, Versioned
+from ovfbuild.spec.agent import BUILD_SLOT, MACHINE, SLOT, Agent, AgentProperty, Versioned
 from ovfbuild.spec.agent_source import Download, Origin, origin_of
-from ovfbuild.spec.agent_table import flat
+from ovfbuild.spec.agent_table import AgentTable, flat
 from ovfbuild.spec.agent_values import Values, values_of
 from ovfbuild.spec.agents import AgentProfile, load_agent
 from ovfbuild.spec.mistakes import closest, quoted
@@ -101,6 +101,7 @@ def resolve_agent(appliance: Appliance, payload: Payload) -> AgentPlan | None:
     origin = origin_of(agent, wanted, values, payload)
     said += _unmet(appliance, agent)
     said += _unknown(agent, appliance, version)
+    said += _unknown_slots(wanted, values, [one.key for one in appliance.properties])
     steps = tuple(_steps(appliance, profile, origin, values, payload))
     plan = AgentPlan(
         name=agent.name,
@@ -113,7 +114,7 @@ def resolve_agent(appliance: Appliance, payload: Payload) -> AgentPlan | None:
         drop_files=tuple(map(values.fill, agent.drop_files)),
         units=_units(agent, wanted.unit, values),
         seal=_seal(agent, values),
-        alive=tuple(_alive(agent, values)),
+        alive=tuple(_alive(agent, wanted, values)),
     )
     said += (f"agent.settings.{name}: is missing; {right}" for name, right in values.missing())
     return plan
@@ -169,6 +170,16 @@ def _unknown(agent: Agent, appliance: Appliance, version: str | None) -> Iterato
             yield f"agent.extras[{number}].source: '{extra.source.name}' does not end in {ends}, so nothing reads it"
 
 
+def _unknown_slots(wanted: AgentTable, values: Values, own: Sequence[str]) -> Iterator[str]:
+    """What a sign of [[agent.alive]] speaks of, and nobody declares."""
+    known = {*own, *MACHINE, *(prop.key for prop in values.properties)}
+    for number, sign in enumerate(wanted.alive):
+        for text in map(str, sign.model_dump(exclude_none=True).values()):
+            for key in SLOT.findall(BUILD_SLOT.sub("", text)):
+                if key not in known:
+                    yield f"agent.alive[{number}]: speaks of {{{{{key}}}}}, which is no property{closest(key, known)}"
+
+
 def _steps(
     appliance: Appliance, profile: AgentProfile, origin: Origin, values: Values, payload: Payload
 ) -> Iterator[Step]:
@@ -207,7 +218,7 @@ def _entries(appliance: Appliance, profile: AgentProfile, values: Values, payloa
     """Every file that the profile, and [agent] for it, puts into the guest."""
     agent, wanted = profile.agent, appliance.agent
     assert wanted is not None
-    for target, text, mode, owner in _texts(profile, wanted.unit, values):
+    for target, text, mode, owner in _texts(profile, wanted, values):
         user, _, group = owner.partition(":")
         yield FileEntry("file", target, mode, user, group or user, payload.add(text.encode()))
     own = [(f"{UNITS}/{wanted.unit.name}", wanted.unit)] if wanted.unit else []
@@ -219,9 +230,9 @@ def _entries(appliance: Appliance, profile: AgentProfile, values: Values, payloa
         yield FileEntry("file", target, "0644", "root", "root", payload.add(path))
 
 
-def _texts(profile: AgentProfile, own: Path | None, values: Values) -> Iterator[tuple[str, str, str, str]]:
+def _texts(profile: AgentProfile, wanted: AgentTable, values: Values) -> Iterator[tuple[str, str, str, str]]:
     """(path, text, mode, owner) of every file that the profile makes."""
-    agent = profile.agent
+    agent, own = profile.agent, wanted.unit
     for file in agent.files:
         if file.fits(values.version):
             yield values.fill(file.target), values.fill(profile.text(file.file)), file.mode, file.owner
@@ -234,7 +245,7 @@ def _texts(profile: AgentProfile, own: Path | None, values: Values) -> Iterator[
     if agent.harden.sysctl:
         lines = [f"{key} = {value}\n" for key, value in sorted(agent.harden.sysctl.items())]
         plain.append(("/etc/sysctl.d/60-ovfbuild-agent.conf", "".join(lines)))
-    plain.append((ABOUT, _json(_about(agent, own, values))))
+    plain.append((ABOUT, _json(_about(agent, wanted, values))))
     for target, text in plain:
         yield target, text, "0644", "root"
 
@@ -271,21 +282,28 @@ def _template(profile: AgentProfile, number: int, values: Values) -> str:
     )
 
 
-def _about(agent: Agent, own: Path | None, values: Values) -> dict[str, Any]:
+def _about(agent: Agent, wanted: AgentTable, values: Values) -> dict[str, Any]:
     return {
         "profile": agent.name,
         "title": agent.title,
         "version": values.version,
-        "units": list(_units(agent, own, values)),
-        "alive": list(_alive(agent, values)),
+        "units": list(_units(agent, wanted.unit, values)),
+        "alive": list(_alive(agent, wanted, values)),
     }
 
 
-def _alive(agent: Agent, values: Values) -> Iterator[dict[str, Any]]:
-    for sign in agent.alive:
-        if sign.fits(values.version):
+def _alive(agent: Agent, wanted: AgentTable, values: Values) -> Iterator[dict[str, Any]]:
+    for sign in (*agent.alive, *wanted.alive):
+        if not isinstance(sign, Versioned) or sign.fits(values.version):
             said = sign.model_dump(exclude_none=True, exclude={"since", "before", "note"})
-            yield {key: values.fill(word) if isinstance(word, str) else word for key, word in said.items()}
+            yield {key: _filled(word, values) for key, word in said.items()}
+
+
+def _filled(word: Any, values: Values) -> Any:
+    """A field of a sign, with its settings filled in."""
+    if isinstance(word, str):
+        return values.fill(word)
+    return [values.fill(text) for text in word] if isinstance(word, tuple) else word
 
 
 def _seal(agent: Agent, values: Values) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from ovfbuild.errors import UsageError
 from ovfbuild.spec import fields as f
 from ovfbuild.spec import references as r
+from ovfbuild.spec.agent import Sign
 from ovfbuild.spec.agents import load_agent
 from ovfbuild.spec.mistakes import in_toml
 from ovfbuild.spec.table import Table
@@ -67,6 +68,8 @@ class AgentTable(Table):
     """Parts of the agent that need something of the system, which then comes along."""
     extras: tuple[AgentExtra, ...] = ()
     """Files for folders of the agent's."""
+    alive: tuple[Sign, ...] = ()
+    """Further signs of its life, which verification looks for beside the profile's."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The agent's settings, and defaults of its properties."""
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from ovfbuild.formats import ovf_environment
 from ovfbuild.formats.envelope import Envelope, Item
 from ovfbuild.progress import Progress
 from ovfbuild.spec.cloud_config import dump, with_properties
+from ovfbuild.verify.alive import Seen, Vigil
 from ovfbuild.verify.package import Package
 from ovfbuild.verify.verdict import Finding
 from ovfbuild.vm import seed, window
@@ -59,6 +60,15 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a boot has for itself: seconds, a folder for its disks, and one for its logs."""
+
+    timeout: float
+    work: Path
+    evidence: Path
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the appliance said when it had come up."""
 
@@ -69,32 +79,43 @@ class Answer:
     cloud_init: Mapping[str, Any]
     identity: Mapping[str, Any] | None = None
     """What the first boot's broker took: digests of its values, sources, missing, problems. None without one."""
+    agent: Seen | None = None
+    """None where the image contains no agent of a profile."""
 
     def findings(self) -> Iterator[Finding]:
         for unit in self.failed_units:
             yield Finding("warning", "unit-failed", unit, "it failed when the appliance booted")
+        if self.agent and not self.agent.seen:
+            why = "; ".join(self.agent.skipped) or "its profile states no sign"
+            yield Finding("warning", "agent-not-seen", self.agent.title, f"no sign of life was looked for ({why})")
 
 
 def boot(
     package: Package,
     accelerator: Accelerator,
-    timeout: float,
-    work: Path,
-    evidence: Path,
+    room: Room,
     progress: Progress,
     told: Told | None = None,
+    *,
+    servers: bool = False,
 ) -> Answer:
-    """Boots the package until it answers.
+    """Boots the package until it answers, and its agent is seen alive.
+
+    Args:
+        servers: whether the agent's signs are looked for on servers outside of the guest too.
 
     Raises:
-        VerificationError: it does not come up in time, cloud-init fails, or it does not take what it is told;
-            the logs are in `evidence`.
+        VerificationError: it does not come up in time, cloud-init fails, it does not take what it is told, or its
+            agent is not seen alive; the logs are in the room's `evidence`.
     """
     token = secrets.token_hex(8)
-    cdrom, beside = _media(package.envelope.virtual_system.id, token, told, work)
-    ears = _Ears(token, progress)
-    machine = hardware(package, accelerator, work, cdrom, beside=beside)
-    ending = run(machine, Limits(timeout, stall=timeout), ears, evidence)
+    cdrom, beside = _media(package.envelope.virtual_system.id, token, told, room.work)
+    vigil = Vigil(servers)
+    ears = _Ears(token, progress, vigil)
+    machine = replace(hardware(package, accelerator, room.work, cdrom, beside=beside), guest_agent=True)
+    ending = run(machine, Limits(room.timeout, stall=room.timeout), ears, room.evidence, beside=vigil.run)
+    if vigil.error:
+        raise vigil.error
     if ears.answer is None or ending.cause is not Cause.FINISHED:
         raise _failure(ending, ears)
     status = ears.answer.get("cloud_init") or {}
@@ -110,9 +131,15 @@ def boot(
         failed_units=tuple(ears.answer.get("failed_units") or ()),
         cloud_init=status,
         identity=ears.answer.get("identity"),
+        agent=vigil.result,
     )
     if told:
         _judge_identity(told, token, answer)
+    if answer.agent and answer.agent.failure:
+        raise VerificationError(
+            f"the appliance booted, but {answer.agent.title} was not seen alive: {answer.agent.failure}",
+            "the console log may say why; see the agent's page in docs/agents",
+        )
     return answer
 
 
@@ -229,11 +256,12 @@ def _quantity(items: tuple[Item, ...], kind: int) -> int:
 
 
 class _Ears:
-    """Hears a boot until the witness, and no one else, has spoken."""
+    """Hears a boot until the witness, and no one else, has spoken, and then what it says of the agent."""
 
-    def __init__(self, token: str, progress: Progress) -> None:
+    def __init__(self, token: str, progress: Progress, vigil: Vigil) -> None:
         self._token = token
         self._progress = progress
+        self._vigil = vigil
         self.answer: dict[str, Any] | None = None
         self.last_line = ""
 
@@ -244,7 +272,12 @@ class _Ears:
             return Decision.GO_ON
         if isinstance(said, dict) and said.get("event") == "answered" and said.get("token") == self._token:
             self.answer = said
-            return Decision.FINISH
+            if not said.get("agent"):
+                return Decision.FINISH
+            self._vigil.begin(said["agent"])
+            self._progress.line(f"it came up; looking for {said['agent'].get('title')}")
+        elif isinstance(said, dict) and said.get("event") == "sign":
+            self._vigil.heard(said.get("number"), said.get("unseen"))
         if isinstance(said, dict) and said.get("event") == "line":
             self._progress.line(str(said.get("text")))
         return Decision.GO_ON
@@ -257,7 +290,8 @@ class _Ears:
 def _failure(ending: Ending, ears: _Ears) -> VerificationError:
     detail = f" ({ending.detail})" if ending.detail else ""
     last = f"\n  last line of its console: {ears.last_line.strip()}" if ears.last_line else ""
+    what = "did not come up" if ears.answer is None else "came up, but its agent was not seen alive"
     return VerificationError(
-        f"the packed appliance did not come up within {ending.seconds:.0f} s: {ending.cause.value}{detail}{last}",
+        f"the packed appliance {what} within {ending.seconds:.0f} s: {ending.cause.value}{detail}{last}",
         "the screenshot shows where it stopped; under TCG a boot takes a few minutes on a busy machine",
     )

@@ -20,8 +20,9 @@ from ovfbuild.verify.boot import hardware
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import machine
 from ovfbuild.vm.accelerator import TCG
-from ovfbuild.vm.hardware import ovmf
+from ovfbuild.vm.hardware import Hardware, ovmf
 from ovfbuild.vm.machine import Cause, Decision, Ending, Limits
+from ovfbuild.vm.outside import FileSystem, open_root
 from tests.integration.test_machine import running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +50,32 @@ def copy_of_hello(folder: Path, public_key: str) -> Path:
     text = path.read_text()
     assert 'name = "admin"\n' in text
     path.write_text(text.replace('name = "admin"\n', f'name = "admin"\nssh_keys = ["{public_key}"]\n'))
+    with (folder / "configure.sh").open("a") as script:
+        script.write(f"# {MARK}\n")
     return path
+
+
+MARK = "canary-7c1e90d4b2f84e65"
+"""In a script of the build's; nothing of that script may be on the disk that ships."""
+
+
+@contextmanager
+def disk_of(ova: Path, work: Path) -> Iterator[tuple[FileSystem, Path]]:
+    """A package's disk, read from outside: its root file system, and the whole of it as a raw image."""
+    work.mkdir()
+    subprocess.run(["tar", "-xf", ova, "-C", work], check=True)
+    vmdk, raw = next(work.glob("*.vmdk")), work / "disk.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", vmdk, raw], check=True)
+    with open_root(raw, "raw", work) as root:
+        assert root is not None
+        yield root, raw
+
+
+def holds(raw: Path, text: str) -> bool:
+    """Whether any block of an image has these bytes; by grep, which knows nothing of file systems."""
+    found = subprocess.run(["grep", "-q", "-a", "-F", "-e", text, raw], env={"LC_ALL": "C"}, timeout=600)
+    assert found.returncode in (0, 1)
+    return found.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -94,25 +120,37 @@ class Quiet:
 @contextmanager
 def visiting(ova: Path, work: Path, key: Path, *, efi: bool = False) -> Iterator[Visit]:
     """Runs a package with no seed attached, waits until it has booted, and powers it off when the block is done."""
+    spec, visit = deployed(ova, work, key, efi=efi)
+    with running_machine(spec, work / "logs", visit):
+        yield visit
+
+
+def deployed(ova: Path, work: Path, key: Path, *, iso: Path | None = None, efi: bool = False) -> tuple[Hardware, Visit]:
+    """The machine that a package declares, with a disk of its own in `work`, and the way into it."""
     work.mkdir()
     visit = Visit(free_port(), free_port(), key)
-    package = open_package(ova)
-    spec = hardware(package, TCG, work, None, ((visit.http, 80), (visit.ssh, 22)))
+    spec = hardware(open_package(ova), TCG, work, iso, ((visit.http, 80), (visit.ssh, 22)))
     if efi:
         variables = work / "variables.fd"
         variables.write_bytes(ovmf()[1].read_bytes())
         spec = replace(spec, efi_variables=variables)
+    return spec, visit
+
+
+@contextmanager
+def running_machine(spec: Hardware, logs: Path, visit: Visit) -> Iterator[None]:
+    """Runs a machine, waits until it has booted, and powers it off when the block is done; its disk stays."""
     endings: list[Ending] = []
     limits = Limits(BOOT_SECONDS, BOOT_SECONDS)
-    thread = threading.Thread(target=lambda: endings.append(machine.run(spec, limits, Quiet(), work / "logs")))
+    thread = threading.Thread(target=lambda: endings.append(machine.run(spec, limits, Quiet(), logs)))
     thread.start()
     try:
         visit.wait()
-        yield visit
+        yield
         visit.run("sudo systemd-run --quiet --on-active=1 systemctl poweroff")
         thread.join(120)
     finally:
-        for pid in running(str(work)):
+        for pid in running(str(logs.parent)):
             os.kill(pid, signal.SIGKILL)
         thread.join(30)
     assert [ending.cause for ending in endings] == [Cause.POWERED_OFF]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ovfbuild.vm.leftovers import find_leftovers
 from tests.integration import guests
 
 pytestmark = pytest.mark.guest
@@ -87,7 +88,17 @@ def test_two_deployments_are_two_machines(hello: Hello, tmp_path: Path) -> None:
     assert first["key"] != second["key"]
 
 
-def test_the_finished_image_knows_nothing_of_the_build(hello: Hello, tmp_path: Path) -> None:
+def test_nothing_of_the_build_is_on_the_disk(hello: Hello, tmp_path: Path) -> None:
+    """Out of the OVA, from outside: no identity, no leftover, and in no block, used or not, what the build knew."""
+    with guests.disk_of(hello.ova, tmp_path / "disk") as (root, raw):
+        assert find_leftovers(root) == []
+        assert root.read("/etc/hostname", 99) == b"hello\n"
+        secrets = [guests.MARK, str(hello.toml.parent), hello.key.read_text().splitlines()[1]]
+        assert [secret for secret in secrets if guests.holds(raw, secret)] == []
+        assert guests.holds(raw, hello.key.with_suffix(".pub").read_text().strip()), "that it would be found"
+
+
+def test_the_finished_package_knows_nothing_of_the_build(hello: Hello, tmp_path: Path) -> None:
     """`verify` again, from the file alone; and the descriptor for a validator that we did not write."""
     done = guests.command("verify", hello.ova)
     assert done.returncode == 0, done.stderr

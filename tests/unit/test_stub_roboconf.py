@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ovfbuild.guest import agent, templates
+from ovfbuild.guest import agent, templates, witness_signs
 from ovfbuild.guest.steps import Guest
 from ovfbuild.spec.agents import load_agent
 from ovfbuild.spec.appliance import Appliance, from_table
@@ -237,10 +237,19 @@ def test_the_signs_of_life_are_the_stub_s_names(version: str, tmp_path: Path) ->
     plan = plan_of(version, tmp_path)
     assert plan.agent
     sign = next(sign for sign in plan.agent.alive if sign["kind"] == "amqp")
-    values = {"roboconf.domain": "default", "roboconf.application": "app", "roboconf.path": "vm1"}
-    named = {key: templates.PLACE.sub(lambda match: values[match[1]], str(sign[key])) for key in sign}
+    values = {
+        "roboconf.domain": "default",
+        "roboconf.application": "app",
+        "roboconf.path": "/vm1/web",
+        "roboconf.messaging": "rabbitmq",
+        **{f"roboconf.rabbitmq.{key}": "x" for key in ("host", "username", "password")},
+        "ovfbuild.address": "192.0.2.1",
+    }
+    named = witness_signs.filled(sign, values, "")
     head = "default." if version == "0.9.1" else ""
-    assert (named["exchange"], named["queue"]) == (f"{head}roboconf.dm", f"{head}app.vm1")
+    assert (named["exchange"], named["queue"]) == (f"{head}roboconf.dm", f"{head}app.vm1.web")
+    assert list(named["text"]) == ["MsgNotifHeartbeat", "app", "/vm1/web", "192.0.2.1"]
+    assert "skip" not in named
 
 
 def test_a_server_that_is_not_there_is_tried_once(root: Path, tmp_path: Path, version: str) -> None:
@@ -289,3 +298,12 @@ def test_java_reads_the_heartbeat(tmp_path: Path) -> None:
         check=True,
     )
     assert said.stdout == b"my app /vm1 10.0.2.15 true\n"
+
+
+def test_the_example_s_stand_in_is_this_one() -> None:
+    """examples/roboconf/*.tar.gz is made by `python -m tests.stub_roboconf.archive 0.9.1 DIR`."""
+    path = Path(__file__).parents[2] / "examples/roboconf/roboconf-stand-in-0.9.1.tar.gz"
+    with tarfile.open(path) as packed:
+        files = {member.name.partition("/")[2]: packed.extractfile(member) for member in packed}
+        found = {name: content.read().decode() for name, content in files.items() if content}
+    assert found == {name: text for name, (text, _) in archive.files("0.9.1").items()}

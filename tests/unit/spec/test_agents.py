@@ -319,6 +319,28 @@ def test_a_checksum_that_is_not_the_archive_s(appliance: Make, folder: Path) -> 
     assert said.startswith("agent.checksum: the sha256 of ")
 
 
+def test_mistakes_of_the_appliance_s_own_signs(appliance: Make, mistakes: Callable[..., list[str]]) -> None:
+    table = """
+    [agent]
+    profile = "package"
+    package = "chrony"
+    [[agent.alive]]
+    kind = "http"
+    port = 80
+    path = "/{{dm.hots}}"
+    [agent.settings]
+    service = "chrony"
+    [[properties]]
+    key = "dm.host"
+    """
+    (said,) = refused(appliance(table))
+    assert said == "agent.alive[0]: speaks of {{dm.hots}}, which is no property; did you mean 'dm.host'?"
+    wrong = table.replace("port = 80", 'port = "http"').replace("dm.hots", "dm.host").replace('path = "', 'pth = "')
+    found = mistakes(wrong)
+    assert any(line.startswith("agent.alive[0].port: must be a port or a property such as") for line in found)
+    assert any(line.startswith("agent.alive[0].pth: ") for line in found)
+
+
 # --- one's own folder ----------------------------------------------------------------------------
 
 
