@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 
 # Where the environment forbids .pyc files, each of a hundred commands would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+# A job in the background of a shell inherits an ignored SIGINT, and so would every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

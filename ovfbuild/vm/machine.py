@@ -206,8 +206,7 @@ class _Session:
     def _interruptible(self) -> Iterator[None]:
         """Ctrl-C, and SIGTERM where it means the same, end the machine first, and then the program.
 
-        As an exception in the middle of whatever coroutine runs just then, an interrupt can be lost (seen: one that
-        came while QEMU started, and a build that went on for ever).
+        As an exception in the middle of whatever coroutine runs just then, an interrupt is at that coroutine's mercy.
         """
         mine = threading.current_thread() is threading.main_thread()
         before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM) if mine}

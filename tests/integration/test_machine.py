@@ -195,7 +195,7 @@ def test_a_machine_without_a_nic_forwards_no_port(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_machine_whenever_it_comes(tmp_path: Path, sent: signal.Signals) -> None:
-    """While QEMU starts, too: an exception in the middle of a coroutine was lost there."""
+    """While QEMU starts, too."""
     image = tiny.disk(tmp_path / "tiny.raw", tiny.console("waiting"))
     spec = Hardware(TCG, 1, 2**26, (Disk(file_node(image, "raw"), "virtio", bootindex=1),))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
