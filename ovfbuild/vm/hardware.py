@@ -188,7 +188,10 @@ def _channels(channels: Channels, console_log: Path) -> list[str]:
 def _guest_agent(channels: Channels) -> list[str]:
     return [
         *("-chardev", f"socket,id=guest-agent,fd={channels.guest_agent}"),
-        *_devices(f"virtserialport,bus=serialbus.0,chardev=guest-agent,name={GUEST_AGENT_PORT}"),
+        *_devices(
+            "virtio-serial-pci,id=agentbus",
+            f"virtserialport,bus=agentbus.0,chardev=guest-agent,name={GUEST_AGENT_PORT}",
+        ),
     ]
 
 
