@@ -61,8 +61,10 @@ class DirEntry:
 class FileSystem:
     """An ext2/3/4 file system in a raw file of its own. Paths are absolute, links at their end not followed."""
 
-    def __init__(self, raw: Path) -> None:
+    def __init__(self, raw: Path, start: int = 0) -> None:
+        """`start`: where on its disk it begins, in bytes."""
         self.raw = raw.absolute()
+        self.start = start
         self._known: dict[str, list[DirEntry] | None] = {}
         if not self.listing("/"):
             raise FileError("the root file system has no root folder", "make the disk again")
@@ -222,7 +224,7 @@ def _find_root(path: Path, image_format: str, folder: Path) -> FileSystem | None
         for start, size in sorted(places, key=lambda place: -place[1]):
             raw = folder / "root.ext"
             _copy(reader, start, size, raw)
-            found = FileSystem(raw)
+            found = FileSystem(raw, start)
             if found.exists("/etc"):
                 return found
             raw.unlink()

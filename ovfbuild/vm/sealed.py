@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovfbuild.errors import FileError, GuestError
 from ovfbuild.progress import Progress
-from ovfbuild.vm import disk, outside
+from ovfbuild.vm import disk, freespace, outside
 from ovfbuild.vm.leftovers import find_leftovers
 
 COMPONENTS = "components.json"
@@ -42,6 +42,7 @@ def seal(overlay: Path, target: Path, work: Path, progress: Progress, canaries: 
             progress.warn("the disk has no ext4 file system: that it is sealed is the guest's word alone")
         else:
             root.check_clean()
+            freespace.erase(root, target, "qcow2")
             left = find_leftovers(root, canaries)
             if left:
                 raise GuestError(
