@@ -43,6 +43,15 @@ def _remove_abandoned(target: Path) -> None:
                 partial.unlink()
 
 
+def send(path: Path, descriptor: int) -> None:
+    """Writes a file's content to an open file, a pipe or a terminal."""
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(descriptor, left) :]
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     return digests_of(path, ("sha256",))["sha256"]

@@ -1,5 +1,7 @@
 """(SealedDisk, Plan, Profile) → an OVA, written in one pass: the disk is read, compressed, hashed and archived once.
 
+For a second profile of the same build not even that: the VMDK that lies in the first package is copied by the kernel.
+
 The descriptor and the manifest stand before the disk and know its size and digest, so room for them is
 reserved and filled in at the end; the descriptor is padded with white space after its last tag.
 """
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovfbuild.describe import PackedDisk, describe
-from ovfbuild.formats import manifest, ova, ovf, vmdk
+from ovfbuild.formats import compression, manifest, ova, ovf, vmdk
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
 from ovfbuild.spec.profile import Profile
@@ -49,29 +51,67 @@ class Names:
         return f"{self.stem}-disk1.vmdk"
 
 
-def write(disk: SealedDisk, plan: Plan, profile: Profile, target: Path, work: Path, progress: Progress) -> None:
-    """Writes the package to `target`. The same disk, plan and profile give the same bytes."""
+@dataclass(frozen=True)
+class PackedStream:
+    """A VMDK that lies in a package, from its byte `offset` on; `adapter_type` is that of its profile."""
+
+    package: Path
+    offset: int
+    extent: vmdk.Extent
+    adapter_type: str
+
+    def serves(self, profile: Profile) -> bool:
+        """Whether a package of that profile would have the very same VMDK."""
+        return self.adapter_type == profile.disk.adapter_type
+
+
+def write(
+    disk: SealedDisk,
+    plan: Plan,
+    profile: Profile,
+    target: Path,
+    work: Path,
+    progress: Progress,
+    earlier: PackedStream | None = None,
+) -> PackedStream:
+    """Writes the package to `target`, and says where its VMDK lies.
+
+    The same disk, plan and profile give the same bytes, but for the compression “turbo”. `earlier` is the VMDK of
+    another profile's package of the same disk and plan, which is copied if it serves this one.
+    """
     names = Names.of(plan, profile)
-    with (
-        open_reader(disk.path, disk.format, work) as source,
-        ova.create(target, mtime=plan.epoch) as archive,
-    ):
-        longest = PackedDisk(names.disk, _ANY_SIZE, source.capacity, _ANY_SIZE)
+    with ova.create(target, mtime=plan.epoch) as archive:
+        longest = PackedDisk(names.disk, _ANY_SIZE, disk.capacity, _ANY_SIZE)
         descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest)))
         digests = archive.reserve(names.manifest, len(_manifest(names, b"", "0" * 64)))
         with archive.member(names.disk) as out:
-            extent = vmdk.write(
-                source,
-                out,
-                name=names.disk,
-                cid=content_id(plan, source.capacity),
-                on_bytes=lambda done: progress.bytes(done, source.capacity),
-            )
+            if earlier and earlier.serves(profile):
+                extent = earlier.extent
+                out.copy(earlier.package, earlier.offset, extent.file_size)
+            else:
+                extent = _compress(disk, plan, out, work, progress)
         packed = PackedDisk(names.disk, extent.file_size, extent.capacity, extent.populated_size)
         text = _descriptor(plan, profile, packed)
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
         digests.fill(_manifest(names, text, extent.sha256))
+        return PackedStream(target, out.offset, extent, profile.disk.adapter_type)
+
+
+def _compress(disk: SealedDisk, plan: Plan, out: ova.Content, work: Path, progress: Progress) -> vmdk.Extent:
+    """The disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
+    compressor = compression.compressor(plan.compression)
+    if not compressor.stable:
+        progress.note(f"packed by {compressor.program}: another run may give other bytes of the same disk")
+    with open_reader(disk.path, disk.format, work) as source:
+        return vmdk.write(
+            source,
+            out,
+            name=f"{plan.appliance.name}-{plan.appliance.version}-disk1.vmdk",
+            cid=content_id(plan, source.capacity),
+            compress=compressor.compress,
+            on_bytes=lambda done: progress.bytes(done, source.capacity),
+        )
 
 
 def content_id(plan: Plan, capacity: int) -> int:

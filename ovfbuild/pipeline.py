@@ -23,8 +23,9 @@ from ovfbuild import identity, libraries, package, sbom
 from ovfbuild.agent_files import agent_files
 from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.cache import Cache
-from ovfbuild.errors import FileError, OvfbuildError, UsageError, VerificationError
-from ovfbuild.files import digest_of, published, sha256_of
+from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
+from ovfbuild.files import digest_of, published, send, sha256_of
+from ovfbuild.formats import compression
 from ovfbuild.progress import Both, LogProgress, Progress, step
 from ovfbuild.spec import appliance as appliance_file
 from ovfbuild.spec import cloud_config
@@ -92,15 +93,36 @@ class Workshop:
 def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
     """Builds, packages and verifies; returns the paths of the packages."""
     with _workshop(plan, options, progress) as shop:
-        sealed = sealed_disk(plan, options, shop)
-        return [publish(sealed, plan, profile, options, shop) for profile in plan.profiles]
+        return publish_all(sealed_disk(plan, options, shop), plan, options, shop)
 
 
 def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> list[Path]:
     """Packages a disk that is there already, as it is; returns the paths of the packages."""
     with _workshop(plan, options, progress) as shop:
         sealed = _with_components(adopt(disk_file), shop.scratch, shop)
-        return [publish(sealed, plan, profile, options, shop) for profile in plan.profiles]
+        return publish_all(sealed, plan, options, shop)
+
+
+def pack_to(descriptor: int, plan: Plan, disk_file: Path, options: Options, progress: Progress) -> None:
+    """The same into an open file that may be a pipe, of the plan's only profile.
+
+    A package begins with what is known when its disk is packed, so it is written in the scratch folder first, and
+    proven there: not a byte of a bad one leaves. Logs of a failure go to `options.out`.
+
+    Raises:
+        ProgramError: whoever reads the pipe went away.
+        FileError: the file takes no more.
+    """
+    (profile,) = plan.profiles
+    with _workshop(plan, options, progress) as shop:
+        path, _ = publish(adopt(disk_file), plan, profile, replace(options, out=shop.scratch), shop)
+        with step(shop.progress, f"write {path.name} to stdout"):
+            try:
+                send(path, descriptor)
+            except BrokenPipeError as error:
+                raise ProgramError("the program that reads stdout ended before the whole OVA was written") from error
+            except OSError as error:
+                raise FileError(f"stdout: {error.strerror}", "make room there, or use -o DIR") from error
 
 
 def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
@@ -238,18 +260,35 @@ def _apt_settings() -> apt.Settings:
     return apt.host_settings() if shutil.which("apt-config") else apt.Settings()
 
 
-def publish(sealed: SealedDisk, plan: Plan, profile: Profile, options: Options, shop: Workshop) -> Path:
-    """Packs for one profile and proves it; only then does the package get its name."""
+def publish_all(sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop) -> list[Path]:
+    """A package for each profile. The disk is compressed for the first; the others get what lies there."""
+    paths: list[Path] = []
+    stream: package.PackedStream | None = None
+    for profile in plan.profiles:
+        path, stream = publish(sealed, plan, profile, options, shop, stream)
+        paths.append(path)
+    return paths
+
+
+def publish(
+    sealed: SealedDisk,
+    plan: Plan,
+    profile: Profile,
+    options: Options,
+    shop: Workshop,
+    earlier: package.PackedStream | None = None,
+) -> tuple[Path, package.PackedStream]:
+    """Packs for one profile and proves it; only then does the package get its name. Says where its VMDK lies."""
     target = options.out / package.Names.of(plan, profile).package
     with published(target) as partial:
         with step(shop.progress, f"pack {target.name}"):
-            package.write(sealed, plan, profile, partial, shop.scratch, shop.progress)
+            stream = package.write(sealed, plan, profile, partial, shop.scratch, shop.progress, earlier)
         prove(partial, sealed, plan, options, shop)
         if sealed.components:
             sbom.write(sbom.beside(target), sbom.document(plan, sbom.load(sealed.components)))
         else:  # one of an earlier build would tell of another disk
             sbom.beside(target).unlink(missing_ok=True)
-    return target
+    return target, replace(stream, package=target)
 
 
 def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop) -> None:
@@ -355,6 +394,7 @@ def new(folder: Path) -> Path:
 
 @contextmanager
 def _workshop(plan: Plan, options: Options, progress: Progress) -> Iterator[Workshop]:
+    compression.compressor(plan.compression)  # what can't be packed need not be built
     cache = Cache()
     final = options.out / f"{plan.appliance.name}-{plan.appliance.version}.failed"
     with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 from rich.console import Console
@@ -19,7 +19,7 @@ from ovfbuild.cache import Cache
 from ovfbuild.cli import render
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
-from ovfbuild.spec import agent_page, agents, appliance, plan, schema
+from ovfbuild.spec import agent_page, agents, appliance, models, plan, schema
 from ovfbuild.spec.units import parse_duration
 
 EXIT_CODES = """\b
@@ -34,15 +34,16 @@ Exit codes:
   130  interrupted
 """
 
+_STDOUT, _DIST = Path("-"), Path("dist")
 F = TypeVar("F", bound=Callable[..., Any])
 _APPLIANCE = click.argument("appliance_file", metavar="APPLIANCE", type=click.Path(path_type=Path))
 _OUT = click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("dist"),
+    default=_DIST,
     show_default=True,
-    help="Folder for the OVAs.",
+    help="Folder for the OVAs; pack also takes -, stdout.",
 )
 _PROFILE = click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE.")
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show every line that the guest and programs write.")
@@ -54,6 +55,12 @@ _ACCEL = click.option(
     help="What runs guests; auto takes KVM where it was seen to run one.",
 )
 _SET = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="The value of a property.")
+_COMPRESSION = click.option(
+    "--compression", type=click.Choice(get_args(models.Compression)), help="Instead of [package] in APPLIANCE."
+)
+_REPRODUCIBLE = click.option(
+    "--reproducible", is_flag=True, help="Compress with Python's own zlib: the same bytes on every machine."
+)
 _NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
 
 
@@ -72,6 +79,8 @@ def cli() -> None:
 @_APPLIANCE
 @_OUT
 @_PROFILE
+@_COMPRESSION
+@_REPRODUCIBLE
 @_ACCEL
 @_NO_BOOT
 @click.option("--offline", is_flag=True, help="Use no network: only what is in the cache; the guest has none either.")
@@ -88,6 +97,8 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
     """Build, package and verify APPLIANCE; print the path of each OVA."""
     if how["on_failure"] == "shell" and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise errors.UsageError("--on-failure shell needs a terminal", "use --on-failure keep in scripts and CI")
+    if out == _STDOUT:
+        raise errors.UsageError("make writes no OVA to stdout", "use -o DIR, or: ovfbuild pack --disk FILE -o -")
     options = pipeline.Options(
         out=out,
         accel=how["accel"],
@@ -96,7 +107,8 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
         use_cache=not how["no_cache"],
         on_failure=how["on_failure"],
     )
-    for package in pipeline.make(_plan(appliance_file, profiles), options, _progress(verbose)):
+    resolved = _plan(appliance_file, profiles, _compression(how))
+    for package in pipeline.make(resolved, options, _progress(verbose)):
         click.echo(package)
 
 
@@ -110,12 +122,29 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
 )
 @_OUT
 @_PROFILE
+@_COMPRESSION
+@_REPRODUCIBLE
 @_VERBOSE
-def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...], verbose: bool) -> None:
-    """Wrap an existing disk; no VM is started. Prints the path of each OVA."""
-    options = pipeline.Options(out=out, boot=False)
-    for package in pipeline.pack(_plan(appliance_file, profiles), disk, options, _progress(verbose)):
+def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
+    """Wrap an existing disk; no VM is started. Prints the path of each OVA, or with -o - the OVA itself."""
+    resolved = _plan(appliance_file, profiles, _compression(how))
+    if out == _STDOUT:
+        _one_to_stdout(resolved)
+        options = pipeline.Options(out=_DIST, boot=False)
+        pipeline.pack_to(sys.stdout.fileno(), resolved, disk, options, _progress(verbose))
+        return
+    for package in pipeline.pack(resolved, disk, pipeline.Options(out=out, boot=False), _progress(verbose)):
         click.echo(package)
+
+
+def _one_to_stdout(resolved: plan.Plan) -> None:
+    if len(resolved.profiles) != 1:
+        named = ", ".join(profile.name for profile in resolved.profiles)
+        raise errors.UsageError(
+            f"-o - writes one OVA, and there are {len(resolved.profiles)} ({named})", "--profile NAME"
+        )
+    if sys.stdout.isatty():
+        raise errors.UsageError("-o - would write the OVA to the terminal", "send it to a file or a program")
 
 
 @command(cli)
@@ -231,8 +260,16 @@ def cache_prune(older_than: str, everything: bool) -> None:
     click.echo(render.cache(gone), nl=False)
 
 
-def _plan(appliance_file: Path, profiles: tuple[str, ...]) -> plan.Plan:
-    return plan.resolve(appliance.load(appliance_file), os.environ, profiles=profiles)
+def _plan(appliance_file: Path, profiles: tuple[str, ...], compression: plan.PackedBy | None = None) -> plan.Plan:
+    return plan.resolve(appliance.load(appliance_file), os.environ, profiles=profiles, compression=compression)
+
+
+def _compression(how: dict[str, Any]) -> plan.PackedBy | None:
+    """What --compression or --reproducible say, which one of them has to be."""
+    level: plan.PackedBy | None = how["compression"]
+    if level and how["reproducible"]:
+        raise errors.UsageError("--reproducible compresses in a way of its own", "leave out --compression")
+    return "reproducible" if how["reproducible"] else level
 
 
 def _progress(verbose: bool) -> Progress:

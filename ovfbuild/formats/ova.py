@@ -11,6 +11,7 @@ PAX headers are refused by VirtualBox (VERR_TAR_UNSUPPORTED_PAX_TYPE) and hide t
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -74,10 +75,11 @@ class Slot:
 
 
 class Content:
-    """A member that is being written; see `Archive.member`."""
+    """A member that is being written, from the byte `offset` of the archive on; see `Archive.member`."""
 
     def __init__(self, archive: BinaryIO) -> None:
         self._archive = archive
+        self.offset = archive.tell()
         self.size = 0
 
     def write(self, octets: bytes) -> int:
@@ -85,6 +87,35 @@ class Content:
         self._archive.write(octets)
         self.size += len(octets)
         return len(octets)
+
+    def copy(self, source: Path, offset: int, size: int) -> None:
+        """Appends `size` bytes of another file, which the kernel copies, or shares where the file system can.
+
+        Raises:
+            FileError: the file ends before.
+        """
+        self._archive.flush()
+        place = self._archive.tell()
+        with source.open("rb", buffering=0) as stream:
+            done = 0
+            while done < size:
+                got = _copy_range(stream.fileno(), self._archive.fileno(), size - done, offset + done, place + done)
+                if not got:
+                    raise FileError(f"{source} was cut short while it was read", "let nothing write to it")
+                done += got
+        self._archive.seek(place + size)
+        self.size += size
+
+
+def _copy_range(source: int, target: int, count: int, offset: int, place: int) -> int:
+    """copy_file_range(2), or sendfile(2) where the file system, or two of them, have no such thing."""
+    try:
+        return os.copy_file_range(source, target, count, offset, place)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    os.lseek(target, place, os.SEEK_SET)
+    return os.sendfile(target, source, offset, count)
 
 
 class Archive:

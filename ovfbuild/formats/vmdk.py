@@ -1,8 +1,12 @@
 """Writes a streamOptimized VMDK in one pass: what every hypervisor imports from a package.
 
-    source.runs() ─▶ grain numbers ─▶ batches of 16 ─▶ threads: read, drop zeros, deflate ─┐
-                                                                                           │ in order
-            Extent ◀─ table, directory, footer, end of stream ◀─ write and hash ◀──────────┘
+    source.runs() ─▶ spans of grains ─▶ batches of 16 ─▶ a thread a CPU: read, drop zeros, compress ─┐
+                                                                                                     │ in order
+            Extent ◀─ table, directory, footer, end of stream ◀─ write ─▶ a thread: hash ◀───────────┘
+
+Nothing waits for anything but its own input: a batch is read into a buffer that its thread keeps, compressed from
+there, joined once, and the same bytes go to the file and to the hash. What Python does for a grain is a comparison with
+zeros, a call of the compressor and three list entries; what is empty costs nothing at all.
 
 It is not left to qemu-img, whose output lacks the end-of-stream sector or has bytes after it (QEMU
 GitLab #1357, siderolabs/talos #8148, home-assistant/operating-system #2121); VMware stops hashing there
@@ -12,25 +16,27 @@ and refuses the package. The layout and its source are in `vmdk_layout`, the rea
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Protocol
-
-import deflate
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import vmdk_layout as layout
-from ovfbuild.formats.vmdk_layout import GRAIN, SECTOR, TABLE_ENTRIES
+from ovfbuild.formats.compression import COMPRESSORS, Compress
+from ovfbuild.formats.vmdk_layout import GRAIN, GRAIN_MARKER, SECTOR, TABLE_ENTRIES
 
-LEVEL = 5
-"""libdeflate's: smaller and 3.7 times faster than zlib's 6, and the same bytes on every machine."""
 BATCH = 16
 """Grains a task. With one, handing over costs more than compressing on a second core wins."""
+_AHEAD = 4
+"""Batches that may wait to be written beyond one for each thread: enough that a slow batch stops nobody."""
 _ZEROS = bytes(GRAIN)
+_SECTOR_OF_ZEROS = bytes(SECTOR)
 
 
 class BlockSource(Protocol):
@@ -43,8 +49,11 @@ class BlockSource(Protocol):
     def runs(self) -> Iterable[tuple[int, int]]:
         """(offset, length) of what may hold anything but zeros: ascending, disjoint, of any alignment."""
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Those bytes of the disk, zeros outside the runs. Called from several threads at once."""
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills `buffer` with the bytes of the disk from `offset` on, zeros outside the runs; says how many they are.
+
+        Called from several threads at once.
+        """
 
 
 class Sink(Protocol):
@@ -77,20 +86,25 @@ class _Batch:
     end: int
 
 
+_Span = tuple[int, int]
+"""Grains that follow one another: the number of the first, and of the one after the last."""
+
+
 def write(
     source: BlockSource,
     out: Sink,
     *,
     name: str,
     cid: int,
+    compress: Compress = COMPRESSORS["balanced"].compress,
     threads: int | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> Extent:
     """Writes `source` to `out` as a streamOptimized VMDK called `name`, in one pass.
 
     The same source, `name` and `cid` give the same bytes with any number of `threads` (None: a thread
-    a CPU). Memory stays at some 2 MiB a batch in flight plus 4 bytes for each 32 MiB of capacity.
-    `on_bytes` is told, from the calling thread, how many bytes of the capacity are done.
+    a CPU), if `compress` gives the same bytes for the same grain. Memory stays at 2 MiB a thread plus 4 bytes for
+    each 32 MiB of capacity. `on_bytes` is told, from the calling thread, how many bytes of the capacity are done.
     Raises FileError for a capacity that is no multiple of 512 bytes, none, or above 64 TiB, and for a
     `name` that the disk descriptor cannot hold. Source: see `vmdk_layout`.
     """
@@ -99,16 +113,19 @@ def write(
     if not 0 <= cid < 0xFFFF_FFFF:
         raise ValueError(f"a CID has 32 bits and is not ffffffff, which means no parent: {cid:#x}")
     header = layout.Header(capacity=capacity // SECTOR, directory=layout.DIRECTORY_AT_END)
-    stream = _Stream(out, header, name, cid)
     workers = threads or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(workers, thread_name_prefix="vmdk") as pool:
-        for batch in _in_order(pool, source, depth=2 * workers + 1):
-            stream.put(batch)
-            if on_bytes:
-                on_bytes(min(batch.end, capacity))
-    if on_bytes:
-        on_bytes(capacity)
-    return stream.finish()
+    packer = _Packer(source, compress)
+    with _hashed(out) as sink:
+        stream = _Stream(sink, header, name, cid)
+        with ThreadPoolExecutor(workers, thread_name_prefix="vmdk") as pool:
+            for batch in _in_order(pool, packer, depth=workers + _AHEAD):
+                stream.put(batch)
+                if on_bytes:
+                    on_bytes(min(batch.end, capacity))
+        if on_bytes:
+            on_bytes(capacity)
+        stream.finish()
+    return stream.extent(sink.hexdigest())
 
 
 def _check_capacity(capacity: int) -> None:
@@ -121,36 +138,44 @@ def _check_capacity(capacity: int) -> None:
         raise FileError(f"a disk of {capacity} bytes is larger than a VMDK can be", "stay below 64 TiB")
 
 
-def _grains(source: BlockSource) -> Iterator[int]:
-    """The numbers of all grains that a run touches, ascending, each once."""
-    done, position = -1, 0
+def _spans(source: BlockSource) -> Iterator[_Span]:
+    """All grains that a run touches, ascending, each once."""
+    done = position = 0
     for offset, length in source.runs():
         if length <= 0 or offset < position or offset + length > source.capacity:
             raise ValueError(f"run of {length} bytes at {offset}: not ascending, or not on the disk")
         position = offset + length
-        last = (position - 1) // GRAIN
-        yield from range(max(done + 1, offset // GRAIN), last + 1)
-        done = last
+        begin, end = max(done, offset // GRAIN), (position - 1) // GRAIN + 1
+        if begin < end:
+            yield begin, end
+            done = end
 
 
-def _batches(source: BlockSource) -> Iterator[list[int]]:
-    """At most 16 grain numbers at a time, never of two grain tables."""
-    batch: list[int] = []
-    for grain in _grains(source):
-        if len(batch) == BATCH or (batch and batch[0] // TABLE_ENTRIES != grain // TABLE_ENTRIES):
-            yield batch
-            batch = []
-        batch.append(grain)
+def _batches(source: BlockSource) -> Iterator[list[_Span]]:
+    """At most 16 grains at a time, never of two grain tables."""
+    batch: list[_Span] = []
+    room, table_end = 0, 0
+    for begin, end in _spans(source):
+        at = begin
+        while at < end:
+            if not room or at >= table_end:
+                if batch:
+                    yield batch
+                batch, room, table_end = [], BATCH, (at // TABLE_ENTRIES + 1) * TABLE_ENTRIES
+            last = min(end, at + room, table_end)
+            batch.append((at, last))
+            room -= last - at
+            at = last
     if batch:
         yield batch
 
 
-def _in_order(pool: ThreadPoolExecutor, source: BlockSource, depth: int) -> Iterator[_Batch]:
+def _in_order(pool: ThreadPoolExecutor, packer: _Packer, depth: int) -> Iterator[_Batch]:
     """Every batch, packed by the pool, in the order of the disk; never more than `depth` are waiting."""
     waiting: deque[Future[_Batch]] = deque()
     try:
-        for grains in _batches(source):
-            waiting.append(pool.submit(_pack, source, grains))
+        for spans in _batches(packer.source):
+            waiting.append(pool.submit(packer.pack, spans))
             if len(waiting) == depth:
                 yield waiting.popleft().result()
         while waiting:
@@ -160,47 +185,86 @@ def _in_order(pool: ThreadPoolExecutor, source: BlockSource, depth: int) -> Iter
             future.cancel()
 
 
-def _pack(source: BlockSource, grains: list[int]) -> _Batch:
-    """Reads and compresses a batch; grains of zeros are left out."""
-    pieces: list[bytes] = []
-    places: list[tuple[int, int]] = []
-    sector = 0
-    for grain, octets in _read(source, grains):
-        if octets == _ZEROS:
-            continue
-        piece = layout.pack_grain(grain, deflate.zlib_compress(octets, LEVEL))
-        places.append((grain % TABLE_ENTRIES, sector))
-        pieces.append(piece)
-        sector += len(piece) // SECTOR
-    return _Batch(grains[0] // TABLE_ENTRIES, b"".join(pieces), tuple(places), (grains[-1] + 1) * GRAIN)
+class _Packer:
+    """Reads and compresses batches, each thread in a buffer of its own."""
 
+    def __init__(self, source: BlockSource, compress: Compress) -> None:
+        self.source = source
+        self._compress = compress
+        self._own = threading.local()
 
-def _read(source: BlockSource, grains: list[int]) -> Iterator[tuple[int, bytes]]:
-    """(number, 64 KiB) of each grain; grains that follow one another are read at once.
+    def pack(self, spans: list[_Span]) -> _Batch:
+        """The grains of the spans, compressed, with markers and padding; grains of zeros are left out."""
+        if not hasattr(self._own, "buffer"):
+            # On the border of a page: the kernel copies there twice as fast as into a bytearray.
+            self._own.buffer = mmap.mmap(-1, BATCH * GRAIN)
+        buffer: mmap.mmap = self._own.buffer
+        compress = self._compress
+        pieces: list[bytes | bytearray] = []
+        places: list[tuple[int, int]] = []
+        sector = 0
+        with memoryview(buffer) as view:
+            for begin, end in spans:
+                self._read(begin * GRAIN, view[: (end - begin) * GRAIN])
+                for grain in range(begin, end):
+                    at = (grain - begin) * GRAIN
+                    # Two slices: only a grain that begins with zeros is copied to be compared.
+                    if buffer[at : at + SECTOR] == _SECTOR_OF_ZEROS and buffer[at : at + GRAIN] == _ZEROS:
+                        continue
+                    stream = compress(view[at : at + GRAIN])
+                    size = GRAIN_MARKER + len(stream)
+                    padding = -size % SECTOR
+                    pieces += (layout.pack_grain_marker(grain, len(stream)), stream, _ZEROS[:padding])
+                    places.append((grain % TABLE_ENTRIES, sector))
+                    sector += (size + padding) // SECTOR
+        return _Batch(spans[0][0] // TABLE_ENTRIES, b"".join(pieces), tuple(places), spans[-1][1] * GRAIN)
 
-    A disk's last grain is filled up with zeros: readers refuse one that is short.
-    """
-    breaks = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(grains)) if b != a + 1), len(grains)]
-    for begin, end in pairwise(breaks):
-        offset = grains[begin] * GRAIN
-        length = min((end - begin) * GRAIN, source.capacity - offset)
-        octets = source.read(offset, length)
-        if len(octets) != length:
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        """Whole grains; the disk's last one is filled up with zeros: readers refuse one that is short."""
+        length = min(len(buffer), self.source.capacity - offset)
+        got = self.source.read_into(offset, buffer[:length])
+        if got != length:
             raise FileError(
-                f"the disk ended early: {len(octets)} of {length} bytes at byte {offset}",
+                f"the disk ended early: {got} of {length} bytes at byte {offset}",
                 "was its file changed while it was packed?",
             )
-        octets = octets.ljust((end - begin) * GRAIN, b"\0")
-        for i in range(end - begin):
-            yield grains[begin + i], octets[i * GRAIN : (i + 1) * GRAIN]
+        buffer[length:] = bytes(len(buffer) - length)
+
+
+class _HashedSink:
+    """A sink that hashes on a thread of its own what it is given; see `_hashed`."""
+
+    def __init__(self, out: Sink, pool: ThreadPoolExecutor) -> None:
+        self._out = out
+        self._pool = pool
+        self._sha256 = hashlib.sha256()
+        self._waiting: deque[Future[None]] = deque()
+
+    def write(self, octets: bytes) -> None:
+        """Writes `octets` while they are hashed; waits where the hash is some batches behind."""
+        self._waiting.append(self._pool.submit(self._sha256.update, octets))
+        self._out.write(octets)
+        if len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+
+    def hexdigest(self) -> str:
+        """Of all that was written."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._sha256.hexdigest()
+
+
+@contextmanager
+def _hashed(out: Sink) -> Iterator[_HashedSink]:
+    with ThreadPoolExecutor(1, thread_name_prefix="vmdk-hash") as pool:
+        yield _HashedSink(out, pool)
 
 
 class _Stream:
-    """The file as it grows: position, hash, the grain table at work and the grain directory."""
+    """The file as it grows: position, the grain table at work and the grain directory."""
 
     def __init__(self, out: Sink, header: layout.Header, name: str, cid: int) -> None:
         self._out = out
-        self._sha256 = hashlib.sha256()
         self._sector = 0
         self._stored = 0
         self._header = header
@@ -212,7 +276,6 @@ class _Stream:
 
     def _append(self, octets: bytes) -> None:
         self._out.write(octets)
-        self._sha256.update(octets)
         self._sector += len(octets) // SECTOR
 
     def put(self, batch: _Batch) -> None:
@@ -237,7 +300,7 @@ class _Stream:
             self._append(layout.pack_entries(self._entries))
             self._entries = [0] * TABLE_ENTRIES
 
-    def finish(self) -> Extent:
+    def finish(self) -> None:
         """Writes what follows the last grain. The sector of zeros at the end is the last of the file."""
         self._end_table()
         sectors = layout.directory_sectors(len(self._directory))
@@ -246,10 +309,13 @@ class _Stream:
         self._append(layout.pack_entries(self._directory))
         self._append(layout.pack_marker(1, layout.MARK_FOOTER) + layout.pack_header(footer))
         self._append(bytes(SECTOR))
+
+    def extent(self, sha256: str) -> Extent:
+        """What was written."""
         capacity = self._header.capacity * SECTOR
         return Extent(
             capacity=capacity,
             populated_size=min(self._stored * GRAIN, capacity),
             file_size=self._sector * SECTOR,
-            sha256=self._sha256.hexdigest(),
+            sha256=sha256,
         )

@@ -173,9 +173,9 @@ def unpack_marker(octets: bytes) -> Marker:
     return Marker(*_MARKER.unpack_from(octets))
 
 
-def pack_grain(index: int, stream: bytes | bytearray) -> bytes:
-    """Grain number `index`, compressed to `stream`, with its marker and padding: whole sectors."""
-    return padded(b"".join((_GRAIN_MARKER.pack(index * GRAIN_SECTORS, len(stream)), stream)))
+def pack_grain_marker(index: int, size: int) -> bytes:
+    """What stands before grain number `index`, compressed to `size` bytes; both are padded to a sector together."""
+    return _GRAIN_MARKER.pack(index * GRAIN_SECTORS, size)
 
 
 def pack_entries(entries: list[int]) -> bytes:

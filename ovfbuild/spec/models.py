@@ -250,6 +250,16 @@ class Build(Table):
         return _at_least(size, 256 * _MIB, _MIB)
 
 
+Compression = Literal["turbo", "fast", "balanced", "small"]
+
+
+class Package(Table):
+    """How the package is written."""
+
+    compression: Compression = "balanced"
+    """How hard the disk is compressed; turbo may give other bytes the next time, the others never do."""
+
+
 class Appliance(Table):
     """An appliance.toml of ovfbuild: one virtual appliance."""
 
@@ -293,6 +303,8 @@ class Appliance(Table):
     """Values that are given where the appliance is deployed."""
     cloud_init: CloudInit = CloudInit()
     """The author's own cloud-init."""
+    package: Package = Package()
+    """How the package is written."""
     build: Build = Build()
     """The VM that the appliance is built in."""
 

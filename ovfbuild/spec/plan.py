@@ -16,13 +16,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ovfbuild.errors import UsageError
 from ovfbuild.spec.agent_plan import AgentPlan, resolve_agent
 from ovfbuild.spec.appliance import FILE_NAME, HINT, Appliance, User
 from ovfbuild.spec.deployment import Deployment, deployment
 from ovfbuild.spec.guest_os import GuestOs, guest_os
+from ovfbuild.spec.models import Compression
 from ovfbuild.spec.payload import Blob, Payload
 from ovfbuild.spec.profile import Profile, load_profile
 from ovfbuild.spec.steps import (
@@ -45,6 +46,9 @@ DEFAULT_EPOCH = 315532800
 JAVA_ARCHIVE, NODE_ARCHIVE = "libraries/java/archive", "libraries/node/archive"
 PYTHON_WHEELS, NODE_PACKAGES = "libraries/python", "libraries/node"
 """Where the seed has what the steps of the languages install."""
+
+PackedBy = Compression | Literal["reproducible"]
+"""What [package] can say; and what only the command line can: Python's own zlib, the same bytes everywhere."""
 
 _SUDO_ALL = "ALL=(ALL:ALL) NOPASSWD: ALL"
 _HIDDEN = "…"
@@ -70,6 +74,8 @@ class Plan:
     """What the appliance's agent comes to."""
     deployment: Deployment = field(default_factory=Deployment)
     """What the appliance is told where it is deployed: its own properties and its agent's."""
+    compression: PackedBy = "balanced"
+    """How the disk in the packages is compressed."""
 
     @property
     def agent_packages(self) -> bool:
@@ -96,6 +102,7 @@ class Plan:
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "guest_os": self.guest_os.model_dump(mode="json"),
             "epoch": self.epoch,
+            "compression": self.compression,
             "agent": self.agent.to_json() if self.agent else None,
             "steps": [_hidden(step.to_json()) for step in self.steps],
             "payload": [
@@ -110,8 +117,14 @@ class Plan:
         }
 
 
-def resolve(appliance: Appliance, environ: Mapping[str, str], *, profiles: Sequence[str] = ()) -> Plan:
-    """The plan of an appliance. `profiles`, where given, stand for the appliance's own.
+def resolve(
+    appliance: Appliance,
+    environ: Mapping[str, str],
+    *,
+    profiles: Sequence[str] = (),
+    compression: PackedBy | None = None,
+) -> Plan:
+    """The plan of an appliance. `profiles` and `compression`, where given, stand for the appliance's own.
 
     Reads every file that goes into the guest, for its digest.
     """
@@ -132,6 +145,7 @@ def resolve(appliance: Appliance, environ: Mapping[str, str], *, profiles: Seque
         user_data=author.read_text(encoding="utf-8") if author else None,
         agent=agent,
         deployment=_deployment(appliance, agent),
+        compression=compression or appliance.package.compression,
     )
 
 

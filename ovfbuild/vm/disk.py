@@ -189,22 +189,25 @@ class DiskReader:
 
     def read(self, offset: int, length: int) -> bytes:
         """Those bytes of the disk; zeros where nothing is allocated."""
-        end = offset + length
-        pieces: list[bytes] = []
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """The same into a buffer that is there already; says how many bytes, which is all of it."""
+        at, end = offset, offset + len(buffer)
         for index in range(max(bisect_right(self._starts, offset) - 1, 0), len(self._extents)):
             extent = self._extents[index]
             if extent.start >= end:
                 break
-            first, last = max(offset, extent.start), min(end, extent.end)
+            first, last = max(at, extent.start), min(end, extent.end)
             if first >= last:
                 continue
-            if first > offset:
-                pieces.append(bytes(first - offset))
-            pieces.append(_read_all(extent, first, last - first))
-            offset = last
-        if offset < end:
-            pieces.append(bytes(end - offset))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            buffer[at - offset : first - offset] = bytes(first - at)
+            _fill(extent, first, buffer[first - offset : last - offset])
+            at = last
+        buffer[at - offset :] = bytes(end - at)
+        return len(buffer)
 
 
 @contextmanager
@@ -389,19 +392,18 @@ def _merged(extents: Iterable[_Extent]) -> list[_Extent]:
     return merged
 
 
-def _read_all(extent: _Extent, first: int, length: int) -> bytes:
+def _fill(extent: _Extent, first: int, buffer: memoryview) -> None:
     """Bytes of an extent; zeros beyond the file's end, as QEMU reads them.
 
     Raises:
         FileError: the file is shorter than when it was opened.
     """
-    place = extent.place + first - extent.start
-    octets = b""
-    while len(octets) < length:
-        got = os.pread(extent.file, length - len(octets), place + len(octets))
+    place, done = extent.place + first - extent.start, 0
+    while done < len(buffer):
+        got = os.preadv(extent.file, [buffer[done:]], place + done)
         if not got:
-            if place + len(octets) < extent.size:
+            if place + done < extent.size:
                 raise FileError("a disk image was cut short while it was read", "let nothing write to it")
-            return octets + bytes(length - len(octets))
-        octets += got
-    return octets
+            buffer[done:] = bytes(len(buffer) - done)
+            return
+        done += got

@@ -112,6 +112,7 @@ def test_what_makes_a_new_disk_and_what_does_not(shop: Shop) -> None:
     assert built(script)
     assert not built(script, head='summary = "other words"\nvendor = "V"')
     assert not built(f'cpus = 4\nmemory = "2 GiB"\nfirmware = "efi"\n{script}')
+    assert not built(f'{script}[package]\ncompression = "small"\n')
     assert not built(f'{script}[[networks]]\nname = "other"\n')
     assert built(script.replace("true", "false"))
     assert built(f'{script}[[files]]\ncontent = "x"\ntarget = "/x"\n')

@@ -36,6 +36,11 @@ class Pieces:
                 out[first - offset : last - offset] = octets[first - begin : last - begin]
         return bytes(out)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        octets = self.read(offset, len(buffer))
+        buffer[: len(octets)] = octets
+        return len(octets)
+
 
 def noise(length: int, seed: int = 0) -> bytes:
     """Bytes that no compressor makes smaller, the same every time."""

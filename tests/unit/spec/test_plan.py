@@ -236,6 +236,14 @@ def test_profiles_of_the_command_line_replace_the_appliances(appliance: Make) ->
         resolve(made, {}, profiles=["portble"])
 
 
+def test_the_compression_of_the_command_line_replaces_the_appliance_s(appliance: Make) -> None:
+    assert resolve(appliance(), {}).compression == "balanced"
+    made = appliance('[package]\ncompression = "small"')
+    assert resolve(made, {}).to_json()["compression"] == "small"
+    assert resolve(made, {}, compression="turbo").to_json()["compression"] == "turbo"
+    assert resolve(made, {}, compression="reproducible").compression == "reproducible"
+
+
 def test_the_epoch(appliance: Make) -> None:
     made = appliance()
     assert plan_of(made).epoch == DEFAULT_EPOCH
@@ -277,6 +285,7 @@ def digest(appliance: Appliance) -> str:
         ("", 'name="hello"\nversion="1"\neula="EULA"\nprofiles=["portable"]'),
         ('[hardware]\ncpus=4\nmemory="2 GiB"\nfirmware="efi"', None),
         ('[[networks]]\nname="NAT"', None),
+        ('[package]\ncompression="turbo"', None),
         ('[build]\ntimeout="1 h"\nmemory="2 GiB"\ncpus=1\nfirmware="efi"', None),
     ],
 )

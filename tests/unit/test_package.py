@@ -1,0 +1,205 @@
+"""Packages of one disk for several profiles, judged by tar, sha256sum and qemu-img."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ovfbuild import package, pipeline
+from ovfbuild.formats import ova, vmdk
+from ovfbuild.progress import Silent
+from ovfbuild.spec.appliance import load
+from ovfbuild.spec.plan import Plan, resolve
+from ovfbuild.spec.profile import load_profile
+from ovfbuild.vm.sealed import SealedDisk
+from tests.unit.formats.conftest import Program, noise, run
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+
+
+@pytest.fixture
+def judge() -> Program:
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as stream:
+        stream.truncate(SIZE)
+        for place in (0, 7 * MIB, 50 * MIB):
+            stream.seek(place)
+            stream.write(noise(300_000, place) + b"words " * 100_000)
+    return path
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Two profiles that differ in more than their names, of one disk format."""
+    (tmp_path / "appliance.toml").write_text('name="two"\nversion="1"\n[base]\ndistribution="debian:12"\n')
+    one = load_profile("portable")
+    other = one.model_copy(
+        update={"name": "other", "suffix": "-other", "virtual_system_type": "vmx-17", "firmware_config": False}
+    )
+    return replace(resolve(load(tmp_path / "appliance.toml"), {}), profiles=(one, other))
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often a disk was compressed."""
+    times: list[int] = []
+    write = vmdk.write
+
+    def counted(*words: object, **more: object) -> vmdk.Extent:
+        times.append(1)
+        return write(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(vmdk, "write", counted)
+    return times
+
+
+def unpacked(path: Path, folder: Path, judge: Program) -> dict[str, Path]:
+    folder.mkdir()
+    result = judge("tar", "-xf", path, "-C", folder)
+    assert result.returncode == 0, result.stderr
+    return {member.suffix: member for member in folder.iterdir()}
+
+
+def check(path: Path, disk: Path, folder: Path, judge: Program) -> bytes:
+    """The package by other programs' judgement; returns its VMDK."""
+    members = unpacked(path, folder, judge)
+    for line in members[".mf"].read_text().splitlines():
+        name, _, digest = line.removeprefix("SHA256(").partition(")= ")
+        assert judge("sha256sum", folder / name).stdout.split()[0] == digest
+    assert judge("qemu-img", "check", "-f", "vmdk", members[".vmdk"]).returncode == 0
+    assert judge("qemu-img", "compare", "-f", "vmdk", "-F", "raw", members[".vmdk"], disk).returncode == 0
+    return members[".vmdk"].read_bytes()
+
+
+@pytest.mark.parametrize("level", ["balanced", "turbo"])
+def test_a_second_profile_takes_the_first_one_s_disk(
+    level: str,
+    plan: Plan,
+    disk: Path,
+    tmp_path: Path,
+    compressed: list[int],
+    judge: Program,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = pipeline.Options(tmp_path / "dist", boot=False)
+    paths = pipeline.pack(replace(plan, compression=level), disk, options, Silent())  # type: ignore[arg-type]
+    assert [path.name for path in paths] == ["two-1.ova", "two-1-other.ova"]
+    assert len(compressed) == 1
+    first, second = (check(path, disk, tmp_path / path.stem, judge) for path in paths)
+    assert first == second
+    assert b"vmx-17" not in paths[0].read_bytes()
+    assert b"vmx-17" in paths[1].read_bytes()
+
+
+def test_alone_it_is_the_same_package(plan: Plan, disk: Path, tmp_path: Path) -> None:
+    """Not a byte of a package tells whether another one was made before it."""
+    sealed = SealedDisk(disk, "raw", SIZE)
+    one, other = plan.profiles
+    stream = package.write(sealed, plan, one, tmp_path / "1.ova", tmp_path, Silent())
+    package.write(sealed, plan, other, tmp_path / "2.ova", tmp_path, Silent(), stream)
+    package.write(sealed, plan, other, tmp_path / "3.ova", tmp_path, Silent())
+    assert (tmp_path / "2.ova").read_bytes() == (tmp_path / "3.ova").read_bytes()
+
+
+def test_another_adapter_type_is_another_disk(plan: Plan, disk: Path, tmp_path: Path, compressed: list[int]) -> None:
+    sealed = SealedDisk(disk, "raw", SIZE)
+    one, other = plan.profiles
+    ide = other.model_copy(update={"disk": other.disk.model_copy(update={"adapter_type": "ide"})})
+    stream = package.write(sealed, plan, one, tmp_path / "1.ova", tmp_path, Silent())
+    package.write(sealed, plan, ide, tmp_path / "2.ova", tmp_path, Silent(), stream)
+    assert len(compressed) == 2
+
+
+@pytest.mark.parametrize("failing", ["copy_file_range", None])
+def test_a_copy_that_the_file_system_can_t_make_is_made_all_the_same(
+    failing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if failing:
+
+        def refused(*_: object) -> int:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr("os.copy_file_range", refused)
+    source = tmp_path / "source"
+    source.write_bytes(noise(3 * MIB))
+    with ova.create(tmp_path / "x.ova", mtime=0) as archive:
+        slot = archive.reserve("x.ovf", 10)
+        with archive.member("x.vmdk") as out:
+            out.write(b"before")
+            out.copy(source, 1000, 2 * MIB)
+            out.write(b"after")
+        slot.fill(bytes(10))
+    found = {member.name: member for member in ova.members(tmp_path / "x.ova")}
+    with ova.window(tmp_path / "x.ova", found["x.vmdk"]) as stream:
+        assert stream.read() == b"before" + source.read_bytes()[1000 : 1000 + 2 * MIB] + b"after"
+
+
+def test_turbo_says_that_its_bytes_may_differ(plan: Plan, disk: Path, tmp_path: Path) -> None:
+    sealed = SealedDisk(disk, "raw", SIZE)
+    told = Told()
+    package.write(sealed, plan, plan.profiles[0], tmp_path / "1.ova", tmp_path, told)
+    assert told.notes == []
+    package.write(sealed, replace(plan, compression="turbo"), plan.profiles[0], tmp_path / "2.ova", tmp_path, told)
+    assert "another run may give other bytes" in "".join(told.notes)
+
+
+def pack_to_stdout(tmp_path: Path, disk: Path, *words: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "ovfbuild", "pack", str(tmp_path), "--disk", str(disk), "-o", "-", *words]
+    cwd = tmp_path / "cwd"
+    cwd.mkdir(exist_ok=True)
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_stdout_carries_the_same_package_and_nothing_else(
+    plan: Plan, disk: Path, tmp_path: Path, judge: Program
+) -> None:
+    octets, said = pack_to_stdout(tmp_path, disk).communicate(timeout=60)
+    target = tmp_path / "piped.ova"
+    target.write_bytes(octets)
+    check(target, disk, tmp_path / "unpacked", judge)
+    package.write(SealedDisk(disk, "raw", SIZE), plan, plan.profiles[0], tmp_path / "x.ova", tmp_path, Silent())
+    assert (tmp_path / "x.ova").read_bytes() == octets
+    assert b"verify" in said
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_an_error(plan: Plan, disk: Path, tmp_path: Path) -> None:
+    command = pack_to_stdout(tmp_path, disk)
+    assert command.stdout
+    assert command.stderr
+    command.stdout.close()
+    said = command.stderr.read().decode()
+    assert command.wait(60) == 3
+    command.stderr.close()
+    assert "ended before the whole OVA" in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+def test_stdout_takes_one_package(plan: Plan, disk: Path, tmp_path: Path) -> None:
+    command = pack_to_stdout(tmp_path, disk, "--compression", "fast", "--reproducible")
+    octets, said = command.communicate(timeout=60)
+    assert (command.returncode, octets) == (2, b"")
+    assert b"leave out --compression" in said
