@@ -33,10 +33,11 @@ from ovfbuild.spec.plan import Plan, disk_inputs
 from ovfbuild.spec.profile import Profile
 from ovfbuild.spec.units import format_duration
 from ovfbuild.verify import boot as boot_check
+from ovfbuild.verify import content
 from ovfbuild.verify.inside import facts
 from ovfbuild.verify.package import Package, judge, open_package
 from ovfbuild.verify.verdict import Verdict
-from ovfbuild.vm import accelerator, apt, build, disk, guest_apt, seed
+from ovfbuild.vm import accelerator, apt, build, guest_apt, seed
 from ovfbuild.vm.hardware import Accelerator
 from ovfbuild.vm.machine import Limits
 from ovfbuild.vm.sealed import COMPONENTS, SealedDisk, adopt, keep, seal, sealed_in
@@ -300,8 +301,7 @@ def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Wo
     with step(shop.progress, "verify"):
         opened, _ = _judged(path, shop.progress)
         for _, member in opened.disks:
-            inside = disk.inside(opened.path, member.offset, member.size)
-            if not disk.compare(disk.described(sealed.path, sealed.format), inside):
+            if not content.is_packed(sealed, opened.path, member, shop.scratch):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
         _boot(opened, plan.appliance.build.timeout, shop)
