@@ -34,8 +34,8 @@ lint: setup ## ruff, shellcheck, man pages
 types: setup ## mypy, strict
 	.venv/bin/mypy
 
-bench: setup ## pack a real disk (DISK=, or the newest sealed one) beside qemu-img, sha256sum and tar
-	$(PY) scripts/bench $(or $(DISK),$(shell ls -t $${XDG_CACHE_HOME:-$$HOME/.cache}/ovfbuild/disks/*/disk.qcow2 | head -1))
+bench: setup ## pack a real disk (DISK=, or the newest sealed one) at every compression, beside qemu-img, sha256sum, tar
+	$(PY) scripts/bench-package $(or $(DISK),$(shell ls -t $${XDG_CACHE_HOME:-$$HOME/.cache}/ovfbuild/disks/*/disk.qcow2 | head -1))
 
 clean: ## remove what the targets above made here (the cache: ovfbuild cache prune)
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
