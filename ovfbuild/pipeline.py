@@ -25,7 +25,7 @@ from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.cache import Cache
 from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
 from ovfbuild.files import digest_of, published, send, sha256_of
-from ovfbuild.formats import compression
+from ovfbuild.formats import compression, ovf
 from ovfbuild.progress import Both, LogProgress, Progress, step
 from ovfbuild.spec import appliance as appliance_file
 from ovfbuild.spec import cloud_config
@@ -35,7 +35,8 @@ from ovfbuild.spec.units import format_duration
 from ovfbuild.verify import boot as boot_check
 from ovfbuild.verify import content
 from ovfbuild.verify.inside import facts
-from ovfbuild.verify.package import Package, judge, open_package
+from ovfbuild.verify.judging import judge
+from ovfbuild.verify.package import Package, open_package
 from ovfbuild.verify.verdict import Verdict
 from ovfbuild.vm import accelerator, apt, build, guest_apt, seed
 from ovfbuild.vm.hardware import Accelerator
@@ -300,6 +301,8 @@ def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Wo
     """
     with step(shop.progress, "verify"):
         opened, _ = _judged(path, shop.progress)
+        if problems := ovf.validate(opened.descriptor):
+            raise VerificationError(f"{opened.name}, {problems[0]}", "report this: it is a bug")
         for _, member in opened.disks:
             if not content.is_packed(sealed, opened.path, member, shop.scratch):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
@@ -375,6 +378,16 @@ def deploy_seed(source: Path, settings: Sequence[str], target: Path, seed_of: Se
         progress.warn(f"{key} is required and has no value")
     identity.write(target, declared, values, who, seed_of.form)
     return target
+
+
+def check(path: Path, progress: Progress) -> Verdict:
+    """Judges a package that anybody made: an OVA, or a descriptor with its files beside it.
+
+    Raises:
+        FileError: it is no package, it is cut, or it was made to do harm.
+    """
+    with step(progress, "check"):
+        return judge(open_package(path), progress)
 
 
 def inspect(path: Path) -> dict[str, Any]:

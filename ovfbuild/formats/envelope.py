@@ -12,12 +12,13 @@
 
 Clauses are those of DSP0243 1.1.0. Here are models only; `ovf` writes, `ovf_reader` reads them. Optional attributes and
 children are None where they are absent. `required` is False where an importer that does not know
-the element may skip it; absent in XML means True.
+the element may skip it; absent in XML means True. `line` is where an element was read, 0 where it was not;
+it does not count when two are compared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STREAM_OPTIMIZED = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 """`Disk.format` of a streamOptimized VMDK, exactly as every importer expects it (clause 5.2)."""
@@ -34,11 +35,15 @@ class File:
     size: int | None = None
     compression: str | None = None
     chunk_size: int | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A virtual disk (clause 9.1): `capacity` in `capacity_allocation_units`, `populated_size` in bytes."""
+    """A virtual disk (clause 9.1): `capacity` in `capacity_allocation_units`, `populated_size` in bytes.
+
+    `vbox_uuid` is read alone: a vbox:Machine refers to it.
+    """
 
     disk_id: str
     capacity: int
@@ -46,6 +51,8 @@ class Disk:
     file_ref: str | None = None
     format: str | None = STREAM_OPTIMIZED
     populated_size: int | None = None
+    vbox_uuid: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Network:
 
     name: str
     description: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class OperatingSystemSection:
     os_type: str | None = None
     description: str | None = None
     info: str = "The kind of installed guest operating system"
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class System:
     virtual_system_type: str | None
     element_name: str = "Virtual Hardware Family"
     instance_id: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,7 @@ class Item:
     required: bool = True
     bound: str | None = None
     configuration: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,7 @@ class Config:
     key: str
     value: str
     required: bool = False
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class VirtualHardwareSection:
     configs: tuple[Config, ...] = ()
     transport: tuple[str, ...] = ()
     info: str = "Virtual hardware requirements"
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,7 @@ class ProductSection:
     instance: str | None = None
     required: bool = True
     info: str = "Information about the installed software"
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -188,6 +202,7 @@ class EulaSection:
 
     license: str
     info: str = "End-user license agreement"
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -202,6 +217,7 @@ class VirtualSystem:
     products: tuple[ProductSection, ...] = ()
     eulas: tuple[EulaSection, ...] = ()
     info: str = "A virtual machine"
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -217,10 +233,18 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class VboxMachine:
+    """VirtualBox's own description of the machine: the uuids of the images that it attaches. Read alone."""
+
+    images: tuple[str, ...]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
 class Envelope:
     """The whole descriptor of a package with one virtual machine (clause 7).
 
-    `unread` is never written; after `ovf.parse` it tells what else the descriptor says.
+    `unread` and `vbox` are never written; after reading they tell what else the descriptor says.
     """
 
     files: tuple[File, ...]
@@ -228,3 +252,4 @@ class Envelope:
     network_section: NetworkSection | None
     virtual_system: VirtualSystem
     unread: tuple[Unread, ...] = ()
+    vbox: VboxMachine | None = None

@@ -10,11 +10,12 @@ HAOS #826 #1674 #3654, OpenCTI #1642), and no `SHA2-256`, OpenSSL 3's name for i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import names
+from ovfbuild.formats.fault import Fault
 
 ALGORITHMS = {"SHA1": 40, "SHA256": 64, "SHA512": 128}
 """Hex digits of each algorithm's digests. Written is SHA256 alone: all importers since 2016 read it."""
@@ -22,8 +23,10 @@ LARGEST = 1 << 20
 """Bytes: vCloud Director's limit."""
 
 _LINE = re.compile(r"([A-Z0-9]+)\(([^()]+)\)= ([0-9A-Fa-f]+)")
-_LOOSE = re.compile(r"\s*([\w-]+)\s*\(.*\)\s*=\s*\S*\s*")
+_LOOSE = re.compile(r"\s*([\w-]+)\s*\((.*)\)\s*=\s*(\S*)\s*")
 _FORM = "each line is “SHA256(name)= digest”: no space before “(”, one space after “=”"
+_SPELLINGS = {"SHA2-256": "SHA256", "SHA-256": "SHA256", "SHA-1": "SHA1", "SHA2-512": "SHA512", "SHA-512": "SHA512"}
+"""OpenSSL 3's and others' names of the algorithms."""
 
 
 @dataclass(frozen=True)
@@ -45,45 +48,77 @@ def dump(digests: Iterable[tuple[str, str]]) -> bytes:
     return "".join(lines).encode("ascii")
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a manifest says, as far as it could be read, and what is wrong with it."""
+
+    lines: tuple[Line, ...]
+    faults: tuple[Fault, ...]
+
+
 def parse(octets: bytes) -> list[Line]:
     """The lines of a manifest.
 
-    Raises FileError, with the number of the line, for what an importer might not read: another form or
-    algorithm, a digest of the wrong length, a file named twice, no line end, nothing at all.
+    Raises FileError, with the number of the line, for whatever `read` finds.
+    """
+    reading = read(octets)
+    for fault in reading.faults:
+        where = f"manifest, line {fault.line}: " if fault.line else ""
+        raise FileError(where + fault.text, fault.hint)
+    return list(reading.lines)
+
+
+def read(octets: bytes) -> Reading:
+    """The lines of a manifest, and what an importer might not read in it.
+
+    That is: another form or algorithm, a digest of the wrong length, a file named twice, no line end, nothing at
+    all. Never raises; a line that can't be understood is left out.
     """
     if len(octets) > LARGEST:
-        raise FileError(f"the manifest has {len(octets)} bytes", "importers read 1 MiB of it at most")
+        text = f"the manifest has {len(octets)} bytes"
+        return Reading((), (Fault("manifest-large", text, hint="importers read 1 MiB of it at most"),))
+    if not octets:
+        return Reading((), (Fault("manifest-grammar", "the manifest is empty", hint=_FORM),))
+    faults, lines = list(_judge_text(octets)), dict[str, Line]()
+    for number, content in enumerate(octets.decode("utf-8", "replace").removesuffix("\n").split("\n"), 1):
+        line, fault = _read_line(content.removesuffix("\r"), number)
+        if fault:
+            faults.append(fault)
+        if line and line.name in lines:
+            text = f"{line.name} is named twice"
+            faults.append(Fault("manifest-twice", text, number, "name each file once"))
+        elif line:
+            lines[line.name] = line
+    return Reading(tuple(lines.values()), tuple(faults))
+
+
+def _judge_text(octets: bytes) -> Iterator[Fault]:
     try:
-        text = octets.decode("utf-8")
+        octets.decode("utf-8")
     except UnicodeDecodeError as error:
         broken = octets.count(b"\n", 0, error.start) + 1
-        raise FileError(f"manifest, line {broken}: no UTF-8", _FORM) from error
-    if not text:
-        raise FileError("the manifest is empty", _FORM)
-    if not text.endswith("\n"):
-        raise FileError(f"manifest, line {text.count(chr(10)) + 1}: no line end", "was it cut?")
-    lines: list[Line] = []
-    seen: set[str] = set()
-    for number, content in enumerate(text[:-1].split("\n"), 1):
-        line = _parse_line(content.removesuffix("\r"), number)
-        if line.name in seen:
-            raise FileError(f"manifest, line {number}: {line.name} is named twice", "name each file once")
-        seen.add(line.name)
-        lines.append(line)
-    return lines
+        yield Fault("manifest-grammar", "no UTF-8", broken, _FORM)
+    if not octets.endswith(b"\n"):
+        yield Fault("manifest-end", "no line end", octets.count(b"\n") + 1, "was it cut?")
 
 
-def _parse_line(content: str, number: int) -> Line:
-    where = f"manifest, line {number}"
-    match = _LINE.fullmatch(content)
-    algorithm = match[1] if match else (loose[1] if (loose := _LOOSE.fullmatch(content)) else None)
-    if algorithm is None:
-        raise FileError(f"{where}: no digest of a file: {content[:80]!r}", _FORM)
-    if algorithm not in ALGORITHMS:
-        raise FileError(f"{where}: unknown algorithm {algorithm}", f"it can be {', '.join(ALGORITHMS)}")
-    if match is None:
-        raise FileError(f"{where}: spaces where importers expect none, or no digest: {content[:80]!r}", _FORM)
-    digits = ALGORITHMS[algorithm]
-    if len(match[3]) != digits:
-        raise FileError(f"{where}: {len(match[3])} digits instead of {algorithm}'s {digits}", "was it cut?")
-    return Line(algorithm, match[2], match[3].lower())
+def _read_line(content: str, number: int) -> tuple[Line | None, Fault | None]:
+    """The digest in one line, if it can be told, and what is wrong with the line."""
+    loose = _LOOSE.fullmatch(content)
+    if loose is None:
+        return None, Fault("manifest-grammar", f"no digest of a file: {content[:80]!r}", number, _FORM)
+    name, digest = loose[2], loose[3].lower()
+    algorithm = _SPELLINGS.get(loose[1].upper(), loose[1].upper())
+    digits = ALGORITHMS.get(algorithm, 0)
+    sound = bool(name) and re.fullmatch("[0-9a-f]+", digest) is not None and len(digest) == digits
+    line = Line(algorithm, name, digest) if sound else None
+    if loose[1] not in ALGORITHMS:
+        text = f"unknown algorithm {loose[1]}"
+        return line, Fault("manifest-algorithm", text, number, f"it can be {', '.join(ALGORITHMS)}")
+    if _LINE.fullmatch(content) is None:
+        text = f"spaces where importers expect none, or no digest: {content[:80]!r}"
+        return line, Fault("manifest-spacing" if sound else "manifest-grammar", text, number, _FORM)
+    if line is None:
+        text = f"{len(digest)} digits instead of {algorithm}'s {digits}"
+        return None, Fault("manifest-grammar", text, number, "was it cut?")
+    return line, None

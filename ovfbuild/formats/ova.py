@@ -7,6 +7,8 @@ written in one pass, and no disk ever lies on the host's disk twice.
 Source: DSP0243 1.1.0 clause 5.3, and what importers read. GNU format with names below 100 bytes:
 PAX headers are refused by VirtualBox (VERR_TAR_UNSUPPORTED_PAX_TYPE) and hide the descriptor from vSphere
 (xen-orchestra #7047 #7183, oVirt #374), ustar ends at 8 GiB; a GNU header's base-256 size does not.
+
+The reader is `ova_reader`.
 """
 
 from __future__ import annotations
@@ -26,22 +28,6 @@ from ovfbuild.formats import names
 
 BLOCK = tarfile.BLOCKSIZE
 RECORD = tarfile.RECORDSIZE
-LARGEST_TAIL = 65536 + 2 * BLOCK
-"""Bytes of zeros that may follow the last member: VirtualBox reads on that far and no further."""
-MOST_MEMBERS = 1000
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"PK": "zip"}
-_FOREIGN = {
-    tarfile.XHDTYPE: "a PAX header",
-    tarfile.XGLTYPE: "a global PAX header",
-    tarfile.SOLARIS_XHDTYPE: "a PAX header",
-    tarfile.GNUTYPE_LONGNAME: "a GNU long name",
-    tarfile.GNUTYPE_LONGLINK: "a GNU long link",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
-    tarfile.DIRTYPE: "a folder",
-    tarfile.LNKTYPE: "a hard link",
-    tarfile.SYMTYPE: "a symbolic link",
-}
-_GNU_TAR = "importers read plain files only: pack with “tar --format=gnu” or ovfbuild"
 
 
 @dataclass(frozen=True)
@@ -201,85 +187,6 @@ def header(name: str, size: int, mtime: int) -> bytes:
     entry.mtime = mtime
     entry.mode = 0o644
     return entry.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
-
-
-def members(path: Path) -> list[Member]:
-    """The members of a package, in their order.
-
-    Raises FileError, naming the file and the place, for what some importer refuses: a compressed tar, a first
-    member that is no `.ovf`, anything but plain files (PAX and long-name headers, folders, links, sparse
-    files), a name that is not portable or comes twice, a size in base 256 that does not begin with 80
-    (xen-orchestra), an archive that is cut, lacks its end, or has more than 64 KiB of zeros behind it.
-    """
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        found: list[Member] = []
-        at = 0
-        while (member := _member_at(stream, path.name, at, size)) is not None:
-            _judge(member, found, path.name)
-            found.append(member)
-            at = member.offset + member.size + -member.size % BLOCK
-        if not found:
-            raise FileError(f"{path.name}: an empty archive", "build or download it again")
-        _judge_tail(stream, path.name, at, size)
-    return found
-
-
-def _member_at(stream: BinaryIO, name: str, at: int, size: int) -> Member | None:
-    """The member whose header is at `at`; None at the archive's end."""
-    stream.seek(at)
-    block = stream.read(BLOCK)
-    if at == 0 and block[:2] in _COMPRESSED:
-        raise FileError(f"{name}: compressed with {_COMPRESSED[block[:2]]}, a package is a plain tar", "decompress it")
-    if at == 0 and len(block) < BLOCK:
-        raise FileError(f"{name}: {len(block)} bytes are no package", "build or download it again")
-    if len(block) < BLOCK:
-        raise FileError(f"{name}, byte {at}: the archive ends without its two zero blocks", "was it cut?")
-    if not any(block):
-        return None
-    try:
-        entry = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
-    except tarfile.HeaderError as error:
-        raise FileError(f"{name}, byte {at}: no tar header ({error})", "an OVA package is a tar") from error
-    if block[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.type == tarfile.DIRTYPE:
-        what = _FOREIGN.get(entry.type, f"an entry of type {entry.type!r}")
-        raise FileError(f"{name}, byte {at}: {what} ({entry.name})", _GNU_TAR)
-    if block[124] > 0x80 or entry.size < 0:
-        raise FileError(f"{name}, byte {at}: an unreadable size ({entry.name})", _GNU_TAR)
-    if at + BLOCK + entry.size > size:
-        raise FileError(
-            f"{name}: truncated, {entry.name} should reach to byte {at + BLOCK + entry.size} of {size}",
-            "download or copy it again",
-        )
-    return Member(entry.name, at + BLOCK, entry.size)
-
-
-def _judge(member: Member, before: list[Member], archive: str) -> None:
-    """FileError for a member that does not belong where it is."""
-    if "/" in member.name or "\\" in member.name:
-        raise FileError(f"{archive}: {member.name} has a folder in its name", "pack the bare files")
-    if names.PORTABLE.fullmatch(member.name) is None:
-        raise FileError(
-            f"{archive}: “{member.name}” is a name that not every importer reads",
-            "use letters, digits and . _ = + - (Proxmox)",
-        )
-    if not before and not member.name.endswith(".ovf"):
-        raise FileError(f"{archive}: its first member is {member.name}, not a descriptor (.ovf)", _GNU_TAR)
-    if any(member.name == other.name for other in before):
-        raise FileError(f"{archive}: {member.name} is in it twice", "build or download it again")
-    if len(before) >= MOST_MEMBERS:
-        raise FileError(f"{archive}: more than {MOST_MEMBERS} members", "that is no appliance")
-
-
-def _judge_tail(stream: BinaryIO, archive: str, at: int, size: int) -> None:
-    """FileError unless what follows the last member is two zero blocks or a few more."""
-    if size - at < 2 * BLOCK:
-        raise FileError(f"{archive}, byte {at}: the archive ends with one zero block, not two", "was it cut?")
-    if size - at > LARGEST_TAIL:
-        raise FileError(f"{archive}: {size - at} bytes after the last member", "VirtualBox reads 65 KiB there")
-    stream.seek(at)
-    if any(stream.read(size - at)):
-        raise FileError(f"{archive}: bytes after the archive's end at {at}", "build or download it again")
 
 
 def window(path: Path, member: Member) -> BinaryIO:

@@ -7,6 +7,7 @@ elements fail on VMware and virt-v2v), elements without a prefix and attributes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 
@@ -14,6 +15,7 @@ from lxml import etree
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import envelope as model
+from ovfbuild.formats.fault import Hostile
 
 OVF = "http://schemas.dmtf.org/ovf/envelope/1"
 OVF_2 = "http://schemas.dmtf.org/ovf/envelope/2"
@@ -23,6 +25,10 @@ VMW = "http://www.vmware.com/schema/ovf"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 LARGEST = 12 << 20
 """Bytes: vCloud Director's limit for a descriptor."""
+
+_MOST_TAGS = 400_000
+_FORM = "a descriptor is XML 1.0 in UTF-8 without a byte order mark and without a DOCTYPE"
+_ENCODINGS = ("utf-8", "utf-8-sig", "us-ascii", "utf-16", "iso-8859-1", "iso-8859-15", "windows-1252")
 
 Element = etree._Element
 
@@ -86,16 +92,49 @@ def tree(octets: bytes) -> Element:
     """The root of an XML document, read without entities, DTDs or the network.
 
     Raises FileError, with the line, for anything that is not well-formed UTF-8 XML, for a document type
-    (where entity attacks live), and for more than 12 MiB.
+    (where entity attacks live), and for more than 12 MiB or 400 000 tags.
     """
-    hint = "a descriptor is XML 1.0 in UTF-8 without a byte order mark and without a DOCTYPE"
-    if len(octets) > LARGEST:
-        raise FileError(f"the descriptor has {len(octets)} bytes", "importers read 12 MiB of it at most")
+    _refuse_attacks(octets)
     if octets.startswith(b"\xef\xbb\xbf"):
-        raise FileError("descriptor, line 1: a byte order mark", hint)
+        raise FileError("descriptor, line 1: a byte order mark", _FORM)
+    try:
+        return etree.fromstring(octets, _parser())
+    except etree.XMLSyntaxError as error:
+        raise FileError(f"descriptor, line {error.lineno or 1}: {error.msg}", _FORM) from error
+
+
+def as_utf8(octets: bytes) -> tuple[bytes, str]:
+    """A descriptor in UTF-8 without a byte order mark, whichever of the usual encodings it came in, and its name.
+
+    Raises FileError for another encoding, and for bytes that are not of the one that it declares.
+    """
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    declared = re.match(rb"<\?xml[^>]{0,200}?encoding=[\"']([A-Za-z0-9._-]{1,40})[\"']", octets)
+    name = declared[1].decode("ascii").lower() if declared else "utf-8"
+    name = next((encoding for mark, encoding in marks.items() if octets.startswith(mark)), name)
+    if name not in _ENCODINGS:
+        raise FileError(f"descriptor, line 1: the encoding {name}", _FORM)
+    if name in ("utf-8", "us-ascii"):
+        return octets, "utf-8"
+    try:
+        return octets[: 4 * LARGEST].decode(name).encode("utf-8"), name
+    except UnicodeError as error:
+        raise FileError(f"descriptor, line 1: it is not {name}", _FORM) from error
+
+
+def _refuse_attacks(octets: bytes) -> None:
+    """Hostile for what would take more memory or time than any descriptor is worth."""
+    if len(octets) > LARGEST:
+        raise Hostile(f"the descriptor has {len(octets)} bytes", "importers read 12 MiB of it at most")
     if (at := octets.find(b"<!DOCTYPE")) >= 0:
-        raise FileError(f"descriptor, line {octets.count(10, 0, at) + 1}: a DOCTYPE", hint)
-    parser = etree.XMLParser(
+        raise Hostile(f"descriptor, line {octets.count(10, 0, at) + 1}: a DOCTYPE", _FORM)
+    if (tags := octets.count(b"<")) > _MOST_TAGS:
+        raise Hostile(f"descriptor, line 1: {tags} tags", "that is no descriptor")
+
+
+def _parser() -> etree.XMLParser[Element]:
+    """Whatever the document declares, it is UTF-8."""
+    return etree.XMLParser(
         encoding="utf-8",
         resolve_entities=False,
         no_network=True,
@@ -103,10 +142,6 @@ def tree(octets: bytes) -> Element:
         remove_comments=True,
         remove_pis=True,
     )
-    try:
-        return etree.fromstring(octets, parser)
-    except etree.XMLSyntaxError as error:
-        raise FileError(f"descriptor, line {error.lineno or 1}: {error.msg}", hint) from error
 
 
 # Writing

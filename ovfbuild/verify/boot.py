@@ -84,10 +84,10 @@ class Answer:
 
     def findings(self) -> Iterator[Finding]:
         for unit in self.failed_units:
-            yield Finding("warning", "unit-failed", unit, "it failed when the appliance booted")
+            yield Finding("unit-failed", unit, "it failed when the appliance booted")
         if self.agent and not self.agent.seen:
             why = "; ".join(self.agent.skipped) or "its profile states no sign"
-            yield Finding("warning", "agent-not-seen", self.agent.title, f"no sign of life was looked for ({why})")
+            yield Finding("agent-not-seen", self.agent.title, f"no sign of life was looked for ({why})")
 
 
 def boot(

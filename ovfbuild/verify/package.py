@@ -1,141 +1,167 @@
-"""Opens a package that was written, by whoever, and judges all of it: archive, manifest, descriptor, disks."""
+"""Opens a package that was written, by whoever: an OVA, or a descriptor with its files beside it.
+
+Reading is lenient: what some importer does not take is a finding, and the rest is read all the same. Only what would do
+harm, or leaves nothing to read, is an error. `judging` has the judge.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+import re
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ovfbuild.errors import FileError
-from ovfbuild.formats import manifest, ova, ovf, ovf_reader, vmdk_reader
+from ovfbuild.formats import ova, ova_reader, ovf, ovf_reader
 from ovfbuild.formats.envelope import Disk, Envelope
-from ovfbuild.progress import Progress
-from ovfbuild.verify import rules
-from ovfbuild.verify.verdict import Finding, Verdict
+from ovfbuild.formats.fault import Fault, Hostile
+from ovfbuild.verify.verdict import Finding
 
-_LARGEST_TEXT = 12 << 20
-"""Bytes: vCloud Director's limit for a descriptor; a manifest is far below."""
-_PIECE = 1 << 20
+_TEXTS = (".mf", ".cert")
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://")
 
 
 @dataclass(frozen=True)
 class Package:
-    """An OVA as it lies there: its members by name, its descriptor as bytes and as a model."""
+    """A package as it lies there: its members by name, its descriptor as bytes and as a model a machine.
+
+    `envelopes` is empty where the descriptor can't be read; `findings` has why, and what opening found besides.
+    `in_folder` is true where `path` is a descriptor, with its files beside it.
+    """
 
     path: Path
     members: tuple[ova.Member, ...]
     descriptor: bytes
-    envelope: Envelope
+    envelopes: tuple[Envelope, ...]
+    findings: tuple[Finding, ...] = ()
+    in_folder: bool = False
+
+    @property
+    def envelope(self) -> Envelope:
+        """The first machine's. Raises FileError where the descriptor can't be read."""
+        if not self.envelopes:
+            why = next((one.text for one in self.findings if one.rule in ("descriptor-xml", "descriptor-root")), "")
+            raise FileError(f"{self.path.name}: its descriptor can't be read: {why}", "ovfbuild check says more")
+        return self.envelopes[0]
+
+    @property
+    def name(self) -> str:
+        """The descriptor's name."""
+        return next(member.name for member in self.members if member.name.endswith(".ovf"))
 
     def member(self, name: str) -> ova.Member | None:
         return next((member for member in self.members if member.name == name), None)
 
+    def window(self, member: ova.Member) -> BinaryIO:
+        """A member's content as a read-only, seekable stream; close it."""
+        return ova.window(self.path.parent / member.name if self.in_folder else self.path, member)
+
     @property
     def disks(self) -> tuple[tuple[Disk, ova.Member], ...]:
         """The DiskSection's disks that lie in a member, with it, in their order; an empty disk has none."""
-        hrefs = {file.id: file.href for file in self.envelope.files}
-        section = self.envelope.disk_section
+        envelope = self.envelope
+        hrefs = {file.id: file.href for file in envelope.files}
+        members = {member.name: member for member in self.members}
         return tuple(
             (disk, member)
-            for disk in (section.disks if section else ())
-            if (member := self.member(hrefs.get(disk.file_ref or "", "")))
+            for disk in (envelope.disk_section.disks if envelope.disk_section else ())
+            if (member := members.get(hrefs.get(disk.file_ref or "", "")))
         )
 
 
 def open_package(path: Path) -> Package:
-    """Reads the archive's table and the descriptor, no disk.
+    """Reads an archive's table, or a folder's, and the descriptor, no disk.
 
     Raises:
-        FileError: there is no such file, it is no OVA, or its descriptor can't be read.
+        FileError: there is no such file, it is no package, it holds no descriptor, or it was made to do harm.
     """
+    path = _descriptor_in(path) if path.is_dir() else path
     if not path.is_file():
-        raise FileError(f"{path}: there is no such file", "name an .ova file")
-    members = tuple(ova.members(path))
-    descriptor = _read_text(path, members[0])
-    return Package(path, members, descriptor, ovf_reader.parse(descriptor))
+        raise FileError(f"{path}: there is no such file", "name an .ova file, or an .ovf with its disks beside it")
+    with path.open("rb") as stream:
+        head = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return _open_folder(path) if head.startswith((b"<", b"\xff\xfe", b"\xfe\xff")) else _open_archive(path)
 
 
-def judge(package: Package, progress: Progress) -> Verdict:
-    """Everything that can be said of a package without booting it."""
-    digests = dict(_hash_members(package, progress))
-    findings = [
-        *_judge_manifest(package, digests),
-        *_judge_schema(package),
-        *rules.judge(package.envelope, {member.name: member.size for member in package.members}),
-        *_judge_disks(package),
-    ]
-    return Verdict(tuple(findings), ("archive", "manifest", "descriptor", "importers' rules", "disks"))
+def _descriptor_in(folder: Path) -> Path:
+    found = sorted(folder.glob("*.ovf"))
+    if len(found) != 1:
+        raise FileError(f"{folder}: {len(found)} descriptors (.ovf) are in this folder", "name the one that you mean")
+    return found[0]
 
 
-def _read_text(path: Path, member: ova.Member) -> bytes:
-    if member.size > _LARGEST_TEXT:
-        raise FileError(f"{path}: {member.name} has {member.size} bytes", "no descriptor or manifest is so large")
-    with ova.window(path, member) as stream:
-        return stream.read()
+def _open_archive(path: Path) -> Package:
+    table = ova_reader.survey(path)
+    found = [member for member in table.members if member.name.endswith(".ovf")]
+    if not found:
+        raise FileError(f"{path.name}: there is no descriptor (.ovf) in it", "is it a package at all?")
+    findings = [_found(fault, "", fault.place or path.name) for fault in table.faults]
+    with ova.window(path, found[0]) as stream:
+        text = _read_text(stream, found[0])
+    envelopes, faults = _read(text)
+    for href in _hrefs(envelopes):
+        _refuse_escape(href, path)
+    findings += [_found(fault, found[0].name, found[0].name) for fault in faults]
+    return Package(path, table.members, text, envelopes, tuple(findings))
 
 
-def _hash_members(package: Package, progress: Progress) -> Iterator[tuple[str, Mapping[str, str]]]:
-    total, done = sum(member.size for member in package.members), 0
-    for member in package.members:
-        hashes = {name: hashlib.new(name, usedforsecurity=False) for name in _algorithms(package)}
-        with ova.window(package.path, member) as stream:
-            while piece := stream.read(_PIECE):
-                for running in hashes.values():
-                    running.update(piece)
-                done += len(piece)
-                progress.bytes(done, total)
-        yield member.name, {name: running.hexdigest() for name, running in hashes.items()}
+def _open_folder(path: Path) -> Package:
+    descriptor = ova.Member(path.name, 0, path.stat().st_size)
+    if not path.name.endswith(".ovf"):
+        raise FileError(f"{path}: a descriptor's name ends with .ovf", "rename it")
+    with path.open("rb") as stream:
+        text = _read_text(stream, descriptor)
+    envelopes, faults = _read(text)
+    stem = path.name.removesuffix(".ovf")
+    beside = [f"{stem}{end}" for end in _TEXTS]
+    for href in _hrefs(envelopes):
+        _refuse_escape(href, path)
+        beside.append(href)
+    members = [descriptor, *_beside(path.parent, beside)]
+    return Package(path, tuple(members), text, envelopes, tuple(_found(f, path.name, path.name) for f in faults), True)
 
 
-def _algorithms(package: Package) -> set[str]:
+def _beside(folder: Path, names: Iterable[str]) -> Iterator[ova.Member]:
+    """Those of the files that are there, and are plain files of this folder: no link leads out of it."""
+    for name in dict.fromkeys(names):
+        file = folder / name
+        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+            raise Hostile(f"{file}: a link that leads out of the package's folder", "put the file itself there")
+        if file.exists() and stat.S_ISREG(file.stat().st_mode):
+            yield ova.Member(name, 0, file.stat().st_size)
+
+
+def _hrefs(envelopes: tuple[Envelope, ...]) -> list[str]:
+    """What References names in the package itself, not at a URL."""
+    return [file.href for file in envelopes[0].files if file.href and not _REMOTE.match(file.href)] if envelopes else []
+
+
+def _refuse_escape(href: str, path: Path) -> None:
+    if href.startswith("/") or "\0" in href or ".." in re.split(r"[/\\]", href):
+        raise Hostile(f"{path.name}: References names {href[:120]!r}, outside of the package", "it is an attack")
+
+
+def _read_text(stream: BinaryIO, member: ova.Member) -> bytes:
+    if member.size > ovf.LARGEST:
+        raise Hostile(f"{member.name} has {member.size} bytes", "no descriptor or manifest is so large")
+    return stream.read()
+
+
+def _read(text: bytes) -> tuple[tuple[Envelope, ...], tuple[Fault, ...]]:
+    """The descriptor's machines, as far as there are any, and what is wrong with it."""
     try:
-        return {line.algorithm.lower() for line in _manifest_lines(package)} or {"sha256"}
-    except FileError:
-        return {"sha256"}
-
-
-def _manifest_lines(package: Package) -> list[manifest.Line]:
-    found = [member for member in package.members if member.name.endswith(".mf")]
-    return manifest.parse(_read_text(package.path, found[0])) if found else []
-
-
-def _judge_manifest(package: Package, digests: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    names = [member.name for member in package.members if member.name.endswith(".mf")]
-    if not names:
-        yield Finding("warning", "manifest-missing", package.path.name, "there is no manifest: nothing shows damage")
-        return
-    try:
-        lines = _manifest_lines(package)
+        reading = ovf_reader.read(text)
+    except Hostile:
+        raise
     except FileError as error:
-        yield Finding("error", "manifest-grammar", names[0], error.message, ("VMware", "VirtualBox"))
-        return
-    for line in lines:
-        if line.name not in digests:
-            yield Finding("error", "manifest-names-nothing", names[0], f"{line.name} is not in the package")
-        elif digests[line.name].get(line.algorithm.lower()) != line.digest.lower():
-            text = f"the {line.algorithm} digest does not match: the file was changed after the manifest was made"
-            yield Finding("error", "manifest-digest", line.name, text, ("every importer that checks",))
-    listed = {line.name for line in lines}
-    for member in package.members:
-        if member.name not in listed and not member.name.endswith((".mf", ".cert")):
-            yield Finding("error", "manifest-incomplete", member.name, "the manifest does not list it", ("VirtualBox",))
+        where = re.match(r"descriptor, line (\d+): ", error.message)
+        rule = "descriptor-root" if "the root is" in error.message else "descriptor-xml"
+        line = int(where[1]) if where else 0
+        return (), (Fault(rule, error.message[where.end() if where else 0 :], line, error.hint),)
+    return reading.envelopes, reading.faults
 
 
-def _judge_schema(package: Package) -> Iterator[Finding]:
-    for problem in ovf.validate(package.descriptor):
-        yield Finding("error", "descriptor-schema", package.members[0].name, problem)
-
-
-def _judge_disks(package: Package) -> Iterator[Finding]:
-    """Each disk, marker by marker; what the descriptor says of it beside what it is."""
-    for declared, member in package.disks:
-        with ova.window(package.path, member) as stream:
-            try:
-                walk = vmdk_reader.walk(stream, member.name)
-            except FileError as error:
-                yield Finding("error", "disk-damaged", member.name, error.message, ("VMware", "VirtualBox"))
-                continue
-        for oddity in walk.findings:
-            yield Finding("warning", "disk-odd", member.name, oddity)
-        yield from rules.judge_disk(declared, member.name, walk.capacity, walk.populated_size)
+def _found(fault: Fault, member: str, place: str) -> Finding:
+    return Finding(fault.rule, place, fault.text, member, fault.line)

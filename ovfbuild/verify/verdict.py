@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+
+from ovfbuild.verify import catalogue
+from ovfbuild.verify.catalogue import MISREADS, REFUSES, Effect, Rule
+
+IMPORTS, WARNS, UNKNOWN = "imports", "imports with a warning", "unknown"
+"""Beside REFUSES: what an importer does with a package. `unknown`: part of it could not be looked into."""
+_BLIND = {"disk-unread"}
+"""Rules that say that something was not seen: whoever has no other reason to refuse is not known to take it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (`error`) or unwise (`warning`) in a package."""
+    """One thing that is wrong in a package, or to be known. What breaking its rule does is in the catalogue."""
 
-    level: str
     rule: str
     """The rule's id, which tests and documentation use."""
     place: str
-    """The member, or the element, that it is about."""
+    """The element or the file that it is about."""
     text: str
-    importers: tuple[str, ...] = ()
-    """Who trips over it; empty where the standard itself is broken."""
+    member: str = ""
+    """The file of the package where it stands; empty for the package itself."""
+    line: int = 0
+    """The line there, from 1; 0 where there are none."""
+    only: tuple[str, ...] | None = None
+    """Of the importers that the rule names, those that this case hits; None for all."""
+
+    @property
+    def catalogued(self) -> Rule:
+        return catalogue.rules()[self.rule]
+
+    @property
+    def level(self) -> str:
+        return self.catalogued.level
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(e for e in self.catalogued.effects if self.only is None or e.importer in self.only)
+
+    @property
+    def where(self) -> str:
+        """`x.ovf:12: item 5 (disk)`: the member, the line and the place, as far as there are any."""
+        spot = f"{self.member}:{self.line}" if self.line else self.member
+        return ": ".join(dict.fromkeys(filter(None, (spot, self.place))))
 
     def __str__(self) -> str:
-        hits = f" [{', '.join(self.importers)}]" if self.importers else ""
-        return f"{self.place}: {self.text} ({self.rule}){hits}"
+        names = [catalogue.importers()[effect.importer].name for effect in self.effects]
+        return f"{self.where}: {self.text} ({self.rule})" + (f" [{', '.join(names)}]" if names else "")
 
 
 @dataclass(frozen=True)
@@ -33,3 +63,22 @@ class Verdict:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "error")
+
+    def by_importer(self) -> dict[str, str]:
+        """What each importer does with the package: IMPORTS, WARNS, REFUSES or UNKNOWN."""
+        return {importer: _outcome(self.findings, importer) for importer in catalogue.importers()}
+
+    def fails(self, wanted: Collection[str]) -> bool:
+        """Whether one of the importers asked for refuses; with none asked for, whether anything is an error."""
+        if not wanted:
+            return bool(self.errors)
+        return any(said == REFUSES for importer, said in self.by_importer().items() if importer in wanted)
+
+
+def _outcome(findings: Iterable[Finding], importer: str) -> str:
+    kinds = {effect.kind for finding in findings for effect in finding.effects if effect.importer == importer}
+    if REFUSES in kinds:
+        return REFUSES
+    if any(finding.rule in _BLIND for finding in findings):
+        return UNKNOWN
+    return WARNS if MISREADS in kinds else IMPORTS

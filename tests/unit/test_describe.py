@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_no_importer_has_anything_against_it(tmp_path: Path, name: str) -> None:
     text = descriptor(tmp_path, **VARIANTS[name])
     assert ovf.validate(text) == []
-    assert list(rules.judge(ovf_reader.parse(text), MEMBERS)) == []
+    assert [one for one in rules.judge(ovf_reader.parse(text), MEMBERS) if one.level != "note"] == []
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -117,7 +117,7 @@ def test_a_licence_is_packed_and_warned_of(tmp_path: Path) -> None:
     (tmp_path / "eula.txt").write_text("You may.\n")
     envelope = ovf_reader.parse(descriptor(tmp_path, eula="eula.txt"))
     assert envelope.virtual_system.eulas[0].license.strip() == "You may."
-    assert [finding.rule for finding in rules.judge(envelope, MEMBERS)] == ["eula"]
+    assert [one.rule for one in rules.judge(envelope, MEMBERS) if one.level != "note"] == ["eula"]
 
 
 def test_properties_stand_behind_cloud_init_s_with_types_that_everybody_reads(tmp_path: Path) -> None:

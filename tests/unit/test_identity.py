@@ -188,7 +188,7 @@ def test_host_name_and_keys_are_checked(tmp_path: Path) -> None:
 def test_an_appliance_and_its_package_declare_the_same(tmp_path: Path) -> None:
     table = {"properties": TABLES}
     envelope = ovf_reader.parse(descriptor(tmp_path, **table))
-    found = identity.declared_in(Package(tmp_path, (), b"", envelope))
+    found = identity.declared_in(Package(tmp_path, (), b"", (envelope,)))
     assert found.name == "hello"
     told = {one.key: (one.type, one.default) for one in found.properties}
     assert told == {

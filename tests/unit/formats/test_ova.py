@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.errors import FileError
-from ovfbuild.formats import ova, vmdk, vmdk_reader
+from ovfbuild.formats import ova, ova_reader, vmdk, vmdk_reader
 from tests.unit.formats.conftest import Pieces, Program, noise
 
 GIB = 1 << 30
@@ -62,7 +62,7 @@ def test_python_reads_it(tmp_path: Path) -> None:
 
 def test_members_and_windows(tmp_path: Path) -> None:
     path = package(tmp_path / "x.ova")
-    found = ova.members(path)
+    found = ova_reader.members(path)
     assert [(m.name, m.size) for m in found[:2]] == [("x.ovf", 700), ("x.mf", 100)]
     with ova.window(path, found[1]) as stream:
         assert stream.read() == b"m" * 100
@@ -94,7 +94,7 @@ def test_a_member_of_9_gib(tmp_path: Path, judge: Program) -> None:
         with archive.member("x.vmdk") as out:
             out._archive.seek(9 * GIB, io.SEEK_CUR)
             out.size = 9 * GIB
-    assert [m.size for m in ova.members(path)] == [1, 9 * GIB]
+    assert [m.size for m in ova_reader.members(path)] == [1, 9 * GIB]
     listed = judge("tar", "--seek", "-tvf", path)
     assert str(9 * GIB) in listed.stdout, listed.stderr
 
@@ -112,7 +112,7 @@ def test_writer_refuses(tmp_path: Path) -> None:
         with archive.member("y"), pytest.raises(ValueError, match="still open"):
             archive.add("z", b"")
         slot.fill(b"x" * 10)
-    assert [m.name for m in ova.members(tmp_path / "x.ova")] == ["x.ovf", "y"]
+    assert [m.name for m in ova_reader.members(tmp_path / "x.ova")] == ["x.ovf", "y"]
 
 
 def test_a_slot_that_was_not_filled(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_others_archives_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.ova"
     for form in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
         path.write_bytes(tarred(OVF, DISK, form=form))
-        assert [(m.name, m.offset, m.size) for m in ova.members(path)] == [
+        assert [(m.name, m.offset, m.size) for m in ova_reader.members(path)] == [
             ("x.ovf", 512, 11),
             ("x.vmdk", 1536, 2000),
         ]
@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "long name": (lambda: tarred(OVF, ("x" * 120, b"")), "GNU long name"),
     "folder": (lambda: tarred(OVF, ("folder", b""), type=tarfile.DIRTYPE), "a folder"),
     "symbolic link": (lambda: tarred(("x.ovf", b""), type=tarfile.SYMTYPE, linkname="y"), "symbolic link"),
-    "device": (lambda: tarred(("x.ovf", b""), type=tarfile.CHRTYPE), "an entry of type b'3'"),
+    "device": (lambda: tarred(("x.ovf", b""), type=tarfile.CHRTYPE), "a device of type b'3'"),
     "path": (lambda: tarred(OVF, ("disks/x.vmdk", b"")), "folder in its name"),
     "dot path": (lambda: tarred(("./x.ovf", b"")), "folder in its name"),
     "ustar prefix": (lambda: tarred(("p" * 90 + "/" + OVF[0] * 3, b""), form=tarfile.USTAR_FORMAT), "folder"),
@@ -207,6 +207,6 @@ def test_refused(make: Callable[[], bytes], message: str, tmp_path: Path) -> Non
     path = tmp_path / "x.ova"
     path.write_bytes(make())
     with pytest.raises(FileError, match=message) as caught:
-        ova.members(path)
+        ova_reader.members(path)
     assert caught.value.message.startswith("x.ova")
     assert caught.value.hint

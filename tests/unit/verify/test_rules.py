@@ -43,8 +43,8 @@ GOOD = Envelope(
     virtual_system=VirtualSystem(
         id="a",
         name="a",
-        operating_system=OperatingSystemSection(96),
-        hardware=VirtualHardwareSection(System("a", "vmx-14"), ITEMS, transport=("iso",)),
+        operating_system=OperatingSystemSection(96, os_type="debian10_64Guest"),
+        hardware=VirtualHardwareSection(System("a", "vmx-13"), ITEMS, transport=("iso",)),
         products=(ProductSection("p", properties=(Property("user-data"),)),),
     ),
 )
@@ -80,7 +80,7 @@ BROKEN: dict[str, Callable[[], Envelope]] = {
     "file-size": lambda: replace(GOOD, files=(File("file1", "a-disk1.vmdk", 999),)),
     "file-missing": lambda: replace(GOOD, files=(File("file1", "b.vmdk", 999),)),
     "two-names": lambda: system(name="other"),
-    "system-identifier": lambda: hardware(system=System(None, "vmx-14")),
+    "system-identifier": lambda: hardware(system=System(None, "vmx-13")),
     "hardware-family": lambda: hardware(system=System("a", "virtualbox-2.2")),
     "os-missing": lambda: system(operating_system=None),
     "instance-id": lambda: item(7, instance_id=6),
@@ -88,7 +88,7 @@ BROKEN: dict[str, Callable[[], Envelope]] = {
     "item-required": lambda: more(Item(8, "video", 24)),
     "item-variants": lambda: item(1, bound="min"),
     "one-of-each": lambda: more(Item(8, "4 CPUs", 3, virtual_quantity=4)),
-    "memory-units": lambda: item(2, allocation_units="MegaBytes"),
+    "memory-units": lambda: item(2, allocation_units="byte"),
     "controllers": lambda: more(Item(8, "SATA 1", 20, "vmware.sata.ahci")),
     "sata-subtype": lambda: item(3, resource_sub_type=None),
     "ide-subtype": lambda: item(4, resource_sub_type="PIIX4"),
@@ -121,7 +121,7 @@ def test_an_optional_device_is_taken() -> None:
     ("members", "rule"),
     [
         ({"a.ovf": 100, "b.mf": 50, "a-disk1.vmdk": 1000}, "names-differ"),
-        ({"a.ovf": 100, "a-disk1.vmdk": 1000, "a.mf": 50}, "archive-order"),
+        ({"a.ovf": 100, "a-disk1.vmdk": 1000, "a.mf": 50}, "manifest-order"),
     ],
 )
 def test_names_and_order_in_the_archive(members: dict[str, int], rule: str) -> None:
@@ -143,7 +143,7 @@ def test_files_out_of_order() -> None:
         (Disk("d", 100 << 20, "byte"), "capacity-units"),
         (Disk("d", 100 << 20, None), "capacity-units"),
         (Disk("d", 100, populated_size=200 << 20), "populated-size"),
-        (Disk("d", 100, populated_size=1), "populated-size"),
+        (Disk("d", 100, populated_size=1), "populated-small"),
         (Disk("d", 100, populated_size=65536), None),
     ],
 )
