@@ -33,9 +33,10 @@ from ovfbuild.spec.plan import Plan, disk_inputs
 from ovfbuild.spec.profile import Profile
 from ovfbuild.spec.units import format_duration
 from ovfbuild.verify import boot as boot_check
-from ovfbuild.verify import content
+from ovfbuild.verify import catalogue, content, mend
 from ovfbuild.verify.inside import facts
 from ovfbuild.verify.judging import judge
+from ovfbuild.verify.mend import Mended
 from ovfbuild.verify.package import Package, open_package
 from ovfbuild.verify.verdict import Verdict
 from ovfbuild.vm import accelerator, apt, build, guest_apt, seed
@@ -388,6 +389,42 @@ def check(path: Path, progress: Progress) -> Verdict:
     """
     with step(progress, "check"):
         return judge(open_package(path), progress)
+
+
+def importers(words: Sequence[str]) -> tuple[str, ...]:
+    """The ids of the importers that a user names, such as `vsphere` for all its versions.
+
+    Raises:
+        UsageError: a word is no importer.
+    """
+    for word in words:
+        if not catalogue.named(word):
+            raise UsageError(
+                f"--for {word}: no such importer", f"there are {', '.join(catalogue.importers())}, vsphere"
+            )
+    return tuple(dict.fromkeys(one for word in words for one in catalogue.named(word)))
+
+
+def fix(path: Path, target: Path, progress: Progress) -> Mended:
+    """Writes a package anew without what can be mended, and judges what came out.
+
+    Raises:
+        UsageError: it would be written over its own input.
+        FileError: it is no package, it is cut, or it was made to do harm.
+    """
+    with step(progress, "read"):
+        opened = open_package(path)
+        before = judge(opened, progress)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder", "name the OVA to write")
+    if any(target.exists() and target.samefile(opened.file_of(member)) for member in opened.members):
+        raise UsageError(f"{target} is what is to be mended", "name another file")
+    with published(target) as partial:
+        with step(progress, f"write {target.name}"):
+            notes = mend.write(opened, before, partial)
+        with step(progress, "check"):
+            after = judge(open_package(partial), progress)
+    return mend.outcome(before, after, notes)
 
 
 def inspect(path: Path) -> dict[str, Any]:

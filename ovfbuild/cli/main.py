@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ovfbuild import __version__, errors, pipeline
 from ovfbuild.cache import Cache
-from ovfbuild.cli import render
+from ovfbuild.cli import render, report
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
 from ovfbuild.spec import agent_page, agents, appliance, models, plan, schema
@@ -172,6 +172,29 @@ def verify(ova: Path, boot: bool, timeout: str, settings: tuple[str, ...], verbo
     booted = pipeline.Boot(how["accel"], seconds, settings, how["deliver"]) if boot else None
     verdict = pipeline.verify(ova, boot=booted, progress=_progress(verbose))
     click.echo(render.verdict(ova, verdict))
+
+
+@command(cli)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--for", "wanted", multiple=True, metavar="IMPORTER", help="Fail only if this one would refuse it.")
+@click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
+def check(file: Path, wanted: tuple[str, ...], as_json: bool) -> None:
+    """Judge an OVA or OVF that anybody made, and say who imports it."""
+    importers = pipeline.importers(wanted)
+    verdict = pipeline.check(file, _progress(verbose=False))
+    click.echo(json.dumps(report.as_json(file, verdict), indent=2) if as_json else report.as_text(file, verdict))
+    if verdict.fails(importers):
+        who = f"for {', '.join(wanted)}" if wanted else "at all"
+        raise errors.VerificationError(f"{file.name} is not a good package {who}", "ovfbuild fix mends what can be")
+
+
+@command(cli)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The OVA to write.")
+def fix(file: Path, out: Path) -> None:
+    """Mend an OVA or OVF as far as that leaves its disks' content alone; print what was mended."""
+    mended = pipeline.fix(file, out, _progress(verbose=False))
+    click.echo(report.mended(mended), nl=False)
 
 
 @command(cli, "deploy-seed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -117,16 +117,18 @@ def _row(rule: Rule) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def _who(rule: Rule, kind: str) -> str:
-    """`refuses: VirtualBox, vSphere`; the versions of one program are one where all of them trip."""
-    hit = [effect.importer for effect in rule.effects if effect.kind == kind]
-    if not hit:
-        return ""
+def names(ids: Collection[str]) -> str:
+    """The names of importers; the versions of vSphere are one where all of them are meant."""
     versions = named("vsphere")
-    names = [importers()[one].name for one in hit if not (one in versions and set(versions) <= set(hit))]
-    if set(versions) <= set(hit):
-        names.append("vSphere")
-    return f"{'refuse' if kind == REFUSES else 'misread'}: {', '.join(names)}"
+    every = set(versions) <= set(ids)
+    found = ["vSphere" if every and one in versions else importers()[one].name for one in ids]
+    return ", ".join(dict.fromkeys(found))
+
+
+def _who(rule: Rule, kind: str) -> str:
+    """`refuse: VirtualBox, vSphere`."""
+    hit = [effect.importer for effect in rule.effects if effect.kind == kind]
+    return f"{kind.removesuffix('s')}: {names(hit)}" if hit else ""
 
 
 def _write(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ovfbuild.formats.envelope import Item
 from ovfbuild.verify.package import Package
-from ovfbuild.verify.rules import size_of
+from ovfbuild.verify.rules import octets_of, size_of
 
 _CPU, _MEMORY = 3, 4
 _KINDS = {
@@ -67,7 +67,14 @@ def _system(package: Package) -> dict[str, Any]:
         "vmw_os_type": guest.os_type if guest else None,
         "family": hardware.system.virtual_system_type if hardware.system else None,
         "cpus": quantities.get(_CPU),
-        "memory": (quantities.get(_MEMORY) or 0) * 2**20,
+        "memory": next(
+            (
+                octets_of(item.virtual_quantity or 0, item.allocation_units) or 0
+                for item in hardware.items
+                if item.resource_type == _MEMORY
+            ),
+            0,
+        ),
         "firmware": firmware,
         "transport": list(hardware.transport),
         "devices": [_device(item) for item in hardware.items if item.resource_type not in (_CPU, _MEMORY)],

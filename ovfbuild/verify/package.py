@@ -56,7 +56,11 @@ class Package:
 
     def window(self, member: ova.Member) -> BinaryIO:
         """A member's content as a read-only, seekable stream; close it."""
-        return ova.window(self.path.parent / member.name if self.in_folder else self.path, member)
+        return ova.window(self.file_of(member), member)
+
+    def file_of(self, member: ova.Member) -> Path:
+        """The file that a member's content lies in."""
+        return self.path.parent / member.name if self.in_folder else self.path
 
     @property
     def disks(self) -> tuple[tuple[Disk, ova.Member], ...]:

@@ -65,11 +65,15 @@ def judge_disk(declared: Disk, name: str, capacity: int, populated: int) -> Iter
 
 def size_of(disk: Disk) -> int | None:
     """A declared capacity in bytes; None where its unit is no known one."""
-    unit = (disk.capacity_allocation_units or "").strip()
-    if match := _PORTABLE_UNITS.fullmatch(unit):
-        return disk.capacity << int(match[1])
-    power = _UNITS.get(unit.lower())
-    return None if power is None else disk.capacity << power
+    return octets_of(disk.capacity, disk.capacity_allocation_units)
+
+
+def octets_of(quantity: int, unit: str | None) -> int | None:
+    """That many of the unit, in bytes; None for a unit that is none."""
+    if match := _PORTABLE_UNITS.fullmatch((unit or "").strip()):
+        return quantity << int(match[1])
+    power = _UNITS.get((unit or "").strip().lower())
+    return None if power is None else quantity << power
 
 
 def pieces_of(file: File, members: Mapping[str, int]) -> list[str]:

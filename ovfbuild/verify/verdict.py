@@ -49,8 +49,8 @@ class Finding:
         return ": ".join(dict.fromkeys(filter(None, (spot, self.place))))
 
     def __str__(self) -> str:
-        names = [catalogue.importers()[effect.importer].name for effect in self.effects]
-        return f"{self.where}: {self.text} ({self.rule})" + (f" [{', '.join(names)}]" if names else "")
+        names = catalogue.names([effect.importer for effect in self.effects])
+        return f"{self.where}: {self.text} ({self.rule})" + (f" [{names}]" if names else "")
 
 
 @dataclass(frozen=True)
