@@ -39,6 +39,7 @@ _STANDARD_RASD = frozenset(
     )
 )
 """Of CIM_ResourceAllocationSettingData, what importers skip; DSP8023 has them."""
+_CIM_OF_2 = ("CIM_StorageAllocationSettingData", "CIM_EthernetPortAllocationSettingData")
 _KNOWN = frozenset(("References", "DiskSection", "NetworkSection", "VirtualSystem", "VirtualSystemCollection"))
 _FATAL = {"descriptor-version", "descriptor-incomplete", "several-systems"}
 """The faults that `parse` does not read past."""
@@ -83,13 +84,14 @@ def read(octets: bytes) -> Reading:
         shown = "UTF-8 with a byte order mark" if encoding == "utf-8-sig" else encoding
         faults.append(Fault("descriptor-encoding", f"it is {shown}", 1))
     root = tree(text)
+    prefix = root.prefix
     if root.tag == f"{{{OVF_2}}}Envelope":
         faults.append(Fault("descriptor-version", "an Envelope of OVF 2.0", root.sourceline or 1))
         _as_ovf_1(root)
     _judge_root(root)
-    if root.prefix:
+    if prefix:
         faults.append(
-            Fault("descriptor-prefix", f"elements of OVF have the prefix {root.prefix}", root.sourceline or 1)
+            Fault("descriptor-prefix", f"elements of OVF have the prefix {prefix}", root.sourceline or 1)
         )
     reading = _read(root)
     return Reading(reading.envelopes, (*faults, *reading.faults, *_order(root)))
@@ -115,7 +117,7 @@ def _as_ovf_1(root: Element) -> None:
         if namespace == f"{{{OVF_2}":
             name = "Item" if name in ("StorageItem", "EthernetPortItem") else name
             element.tag = f"{{{OVF}}}{name}"
-        elif namespace.endswith(("CIM_StorageAllocationSettingData", "CIM_EthernetPortAllocationSettingData")):
+        elif namespace.removesuffix(".xsd").endswith(_CIM_OF_2):
             element.tag = f"{{{RASD}}}{name}"
         for key, value in list(element.attrib.items()):
             if str(key).startswith(f"{{{OVF_2}}}"):

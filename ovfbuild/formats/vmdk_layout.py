@@ -226,7 +226,7 @@ def dump_descriptor(capacity_sectors: int, name: str, cid: int) -> bytes:
 
 
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)\s*=\s*(?:\"([^\"]*)\"|(\S*))\s*")
-_EXTENT = re.compile(r"RW\s+([0-9]{1,19})\s+SPARSE\s+\"([^\"]*)\"\s*")
+_EXTENT = re.compile(r"(?:RW|RDONLY)\s+([0-9]{1,19})\s+SPARSE\s+\"([^\"]*)\"\s*")
 _CID = re.compile(r"[0-9a-fA-F]{1,8}")
 
 
@@ -240,7 +240,7 @@ def parse_descriptor(octets: bytes, where: str) -> DiskDescriptor:
             pairs[pair[1]] = pair[3] if pair[2] is None else pair[2]
         elif extent := _EXTENT.fullmatch(line):
             extents.append((int(extent[1]), extent[2]))
-    hint = "a stream-optimized VMDK has a CID, a parentCID, a createType and one RW … SPARSE extent"
+    hint = "a stream-optimized VMDK has a CID, a parentCID, a createType and one RW (VirtualBox: RDONLY) … SPARSE extent"
     for key in ("CID", "parentCID"):
         if _CID.fullmatch(pairs.get(key, "")) is None:
             raise FileError(f"{where}: the disk descriptor has no valid {key}", hint)
