@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from ovfbuild import virtualbox
 from ovfbuild.formats.envelope import (
     MEBIBYTE,
     AnnotationSection,
@@ -30,12 +31,14 @@ from ovfbuild.formats.envelope import (
     VirtualSystem,
 )
 from ovfbuild.spec import deployment
+from ovfbuild.spec.catalogue import Controller
 from ovfbuild.spec.guest_os import GuestOs
+from ovfbuild.spec.machine import Adapter, Machine, machine
 from ovfbuild.spec.models import Appliance
-from ovfbuild.spec.profile import Controller, Profile
+from ovfbuild.spec.profile import Profile
 
 _MIB = 2**20
-_CPU, _MEMORY, _NIC, _CDROM, _DISK, _SERIAL = 3, 4, 10, 15, 17, 21
+_CPU, _MEMORY, _NIC, _CDROM, _DISK, _SERIAL, _USB, _VIDEO = 3, 4, 10, 15, 17, 21, 23, 24
 """CIM_ResourceAllocationSettingData.ResourceType."""
 
 _CLOUD_INIT = (
@@ -78,6 +81,7 @@ def describe(
                     # Rounded up: VirtualBox shows it, and a disk never is smaller than it says.
                     capacity=-(-disk.capacity // _MIB),
                     populated_size=disk.populated_size,
+                    vbox_uuid=virtualbox.uuid_of(appliance, "disk1") if profile.virtualbox else None,
                 ),
             )
         ),
@@ -85,8 +89,9 @@ def describe(
         virtual_system=VirtualSystem(
             id=appliance.name,
             name=appliance.name,
-            operating_system=OperatingSystemSection(guest_os.cim, None, guest_os.vmw, guest_os.description),
+            operating_system=_operating_system(guest_os, profile),
             hardware=_hardware(appliance, profile),
+            machine=virtualbox.machine_element(appliance, profile, guest_os),
             annotation=AnnotationSection(appliance.annotation) if appliance.annotation else None,
             products=(_product(appliance, properties),),
             eulas=(EulaSection(appliance.eula.read_text(encoding="utf-8")),) if appliance.eula else (),
@@ -94,25 +99,38 @@ def describe(
     )
 
 
+def _operating_system(guest_os: GuestOs, profile: Profile) -> OperatingSystemSection:
+    os_type = guest_os.vmware(profile.hardware_version) if profile.vmware else None
+    return OperatingSystemSection(guest_os.cim, None, os_type, guest_os.description)
+
+
 def _hardware(appliance: Appliance, profile: Profile) -> VirtualHardwareSection:
-    efi = profile.firmware_config and appliance.hardware.firmware == "efi"
+    made = machine(appliance, profile)
     return VirtualHardwareSection(
         system=System(appliance.name, profile.virtual_system_type),
-        items=tuple(_items(appliance, profile)),
-        # Not required: who doesn't know it starts the same disk with its BIOS.
-        configs=(Config("firmware", "efi"),) if efi else (),
-        transport=profile.transport,
+        items=tuple(_items(appliance, profile, made)),
+        configs=tuple(_configs(appliance)) if profile.vmware else (),
+        transport=made.transport,
     )
 
 
-def _items(appliance: Appliance, profile: Profile) -> Iterator[Item]:
-    """CPU, memory, controllers, what hangs on them, NICs; InstanceIDs from 1 (0 is the System's)."""
+def _configs(appliance: Appliance) -> Iterator[Config]:
+    """Not required: who doesn't know EFI starts the same disk with its BIOS."""
+    if appliance.hardware.firmware == "efi":
+        yield Config("firmware", "efi")
+    if appliance.hardware.secure_boot:
+        yield Config("bootOptions.efiSecureBootEnabled", "true")
+
+
+def _items(appliance: Appliance, profile: Profile, made: Machine) -> Iterator[Item]:
+    """CPU, memory, controllers, what hangs on them, NICs, the rest; InstanceIDs from 1 (0 is the System's)."""
     numbers = count(1)
     yield from _processor_and_memory(appliance, numbers)
-    yield from _drives(profile, numbers)
-    for number, network in enumerate(appliance.networks):
-        yield _nic(next(numbers), number, network.name, profile)
-    if appliance.hardware.serial:
+    yield from _drives(profile, made, numbers)
+    for number, adapter in enumerate(made.adapters):
+        yield _nic(next(numbers), number, adapter)
+    hardware = appliance.hardware
+    if hardware.serial:
         yield Item(
             next(numbers),
             "Serial Port 1",
@@ -121,6 +139,14 @@ def _items(appliance: Appliance, profile: Profile) -> Iterator[Item]:
             description="Serial Port",
             required=profile.serial.required,
         )
+    if hardware.usb:
+        yield Item(
+            next(numbers), "USB Controller 0", _USB, "vmware.usb.xhci", description="USB Controller", required=False
+        )
+    if hardware.video_memory:
+        kibibytes = Config("videoRamSizeInKB", str(hardware.video_memory // 1024))
+        configs = (Config("useAutoDetect", "false"), kibibytes) if profile.vmware else ()
+        yield Item(next(numbers), "Video Card", _VIDEO, description="Video Card", required=False, configs=configs)
 
 
 def _processor_and_memory(appliance: Appliance, numbers: Iterator[int]) -> Iterator[Item]:
@@ -132,6 +158,7 @@ def _processor_and_memory(appliance: Appliance, numbers: Iterator[int]) -> Itera
         allocation_units="hertz * 10^6",
         description="Number of Virtual CPUs",
         virtual_quantity=cpus,
+        cores_per_socket=appliance.hardware.cores_per_socket,
     )
     yield Item(
         next(numbers),
@@ -143,12 +170,12 @@ def _processor_and_memory(appliance: Appliance, numbers: Iterator[int]) -> Itera
     )
 
 
-def _drives(profile: Profile, numbers: Iterator[int]) -> Iterator[Item]:
-    """The disk and the CD-ROM, each behind its controller; behind one if the profile says so."""
-    disks = drives = _controller(next(numbers), profile.disk.controller)
+def _drives(profile: Profile, made: Machine, numbers: Iterator[int]) -> Iterator[Item]:
+    """The disk and the CD-ROM, each behind its controller; behind one where both hang on the same."""
+    disks = drives = _controller(next(numbers), made.controller)
     yield disks
-    if profile.cdrom.present and profile.cdrom.controller != profile.disk.controller:
-        drives = _controller(next(numbers), profile.cdrom.controller)
+    if made.cdrom and profile.cdrom.bus != made.controller:
+        drives = _controller(next(numbers), profile.cdrom.bus)
         yield drives
     yield Item(
         next(numbers),
@@ -158,7 +185,7 @@ def _drives(profile: Profile, numbers: Iterator[int]) -> Iterator[Item]:
         host_resource="ovf:/disk/vmdisk1",
         parent=disks.instance_id,
     )
-    if profile.cdrom.present:
+    if made.cdrom:
         yield _cdrom(next(numbers), drives, profile, taken=drives is disks)
 
 
@@ -186,8 +213,8 @@ def _cdrom(number: int, controller: Item, profile: Profile, taken: bool) -> Item
     )
 
 
-def _nic(number: int, index: int, network: str, profile: Profile) -> Item:
-    model = profile.nic.resource_subtype
+def _nic(number: int, index: int, adapter: Adapter) -> Item:
+    model = adapter.nic.resource_subtype
     return Item(
         number,
         f"Ethernet {index + 1}",
@@ -196,8 +223,8 @@ def _nic(number: int, index: int, network: str, profile: Profile) -> Item:
         # 7 is the first slot that VMware gives to NICs.
         address_on_parent=str(7 + index),
         automatic_allocation=True,
-        connection=network,
-        description=f'{model} ethernet adapter on "{network}"',
+        connection=adapter.network,
+        description=f'{model} ethernet adapter on "{adapter.network}"',
     )
 
 

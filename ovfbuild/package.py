@@ -53,16 +53,17 @@ class Names:
 
 @dataclass(frozen=True)
 class PackedStream:
-    """A VMDK that lies in a package, from its byte `offset` on; `adapter_type` is that of its profile."""
+    """A VMDK that lies in a package, from its byte `offset` on; the rest is that of its profile."""
 
     package: Path
     offset: int
     extent: vmdk.Extent
     adapter_type: str
+    algorithm: str
 
     def serves(self, profile: Profile) -> bool:
         """Whether a package of that profile would have the very same VMDK."""
-        return self.adapter_type == profile.disk.adapter_type
+        return (self.adapter_type, self.algorithm) == (profile.disk.adapter_type, profile.manifest)
 
 
 def write(
@@ -83,22 +84,24 @@ def write(
     with ova.create(target, mtime=plan.epoch) as archive:
         longest = PackedDisk(names.disk, _ANY_SIZE, disk.capacity, _ANY_SIZE)
         descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest)))
-        digests = archive.reserve(names.manifest, len(_manifest(names, b"", "0" * 64)))
+        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", _digest(profile, b""))))
         with archive.member(names.disk) as out:
             if earlier and earlier.serves(profile):
                 extent = earlier.extent
                 out.copy(earlier.package, earlier.offset, extent.file_size)
             else:
-                extent = _compress(disk, plan, out, work, progress)
+                extent = _compress(disk, plan, profile, out, work, progress)
         packed = PackedDisk(names.disk, extent.file_size, extent.capacity, extent.populated_size)
         text = _descriptor(plan, profile, packed)
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
-        digests.fill(_manifest(names, text, extent.sha256))
-        return PackedStream(target, out.offset, extent, profile.disk.adapter_type)
+        digests.fill(_manifest(names, profile, text, extent.digest))
+        return PackedStream(target, out.offset, extent, profile.disk.adapter_type, profile.manifest)
 
 
-def _compress(disk: SealedDisk, plan: Plan, out: ova.Content, work: Path, progress: Progress) -> vmdk.Extent:
+def _compress(
+    disk: SealedDisk, plan: Plan, profile: Profile, out: ova.Content, work: Path, progress: Progress
+) -> vmdk.Extent:
     """The disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
     compressor = compression.compressor(plan.compression)
     if not compressor.stable:
@@ -109,7 +112,7 @@ def _compress(disk: SealedDisk, plan: Plan, out: ova.Content, work: Path, progre
             out,
             name=f"{plan.appliance.name}-{plan.appliance.version}-disk1.vmdk",
             cid=content_id(plan, source.capacity),
-            compress=compressor.compress,
+            packing=vmdk.Packing(compressor.compress, profile.manifest),
             on_bytes=lambda done: progress.bytes(done, source.capacity),
         )
 
@@ -124,5 +127,10 @@ def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk) -> bytes:
     return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disk, plan.deployment.properties))
 
 
-def _manifest(names: Names, descriptor: bytes, disk_digest: str) -> bytes:
-    return manifest.dump([(names.descriptor, hashlib.sha256(descriptor).hexdigest()), (names.disk, disk_digest)])
+def _manifest(names: Names, profile: Profile, descriptor: bytes, disk_digest: str) -> bytes:
+    digests = [(names.descriptor, _digest(profile, descriptor)), (names.disk, disk_digest)]
+    return manifest.dump(digests, profile.manifest.upper())
+
+
+def _digest(profile: Profile, octets: bytes) -> str:
+    return hashlib.new(profile.manifest, octets, usedforsecurity=False).hexdigest()

@@ -15,34 +15,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ovfbuild import identity, libraries, package, sbom
+from ovfbuild import libraries, package, sbom
 from ovfbuild.agent_files import agent_files
 from ovfbuild.bases import BaseImage, base_image
-from ovfbuild.cache import Cache
 from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
 from ovfbuild.files import digest_of, published, send, sha256_of
 from ovfbuild.formats import compression, ovf
-from ovfbuild.progress import Both, LogProgress, Progress, step
+from ovfbuild.packages import booted, judged
+from ovfbuild.progress import Progress, step
 from ovfbuild.spec import appliance as appliance_file
 from ovfbuild.spec import cloud_config
+from ovfbuild.spec.machine import machine
 from ovfbuild.spec.plan import Plan, disk_inputs
 from ovfbuild.spec.profile import Profile
 from ovfbuild.spec.units import format_duration
 from ovfbuild.verify import boot as boot_check
-from ovfbuild.verify import catalogue, content, mend
-from ovfbuild.verify.inside import facts
-from ovfbuild.verify.judging import judge
-from ovfbuild.verify.mend import Mended
-from ovfbuild.verify.package import Package, open_package
-from ovfbuild.verify.verdict import Verdict
-from ovfbuild.vm import accelerator, apt, build, guest_apt, seed
-from ovfbuild.vm.hardware import Accelerator
+from ovfbuild.verify import content
+from ovfbuild.vm import apt, build, guest_apt, seed
 from ovfbuild.vm.machine import Limits
 from ovfbuild.vm.sealed import COMPONENTS, SealedDisk, adopt, keep, seal, sealed_in
+from ovfbuild.workshop import Workshop, workshop
 
 
 @dataclass(frozen=True)
@@ -57,46 +52,24 @@ class Options:
     on_failure: str = "clean"
 
 
-@dataclass(frozen=True)
-class Boot:
-    """How a package is booted to prove it."""
-
-    accel: str = "auto"
-    timeout: float = 1800.0
-    settings: tuple[str, ...] = ()
-    """`key=value` of each property that it is told."""
-    deliver: identity.Format = "nocloud"
-
-
-@dataclass(frozen=True)
-class Seed:
-    """What an ISO for a deployment is, beside the properties."""
-
-    form: identity.Format = "nocloud"
-    hostname: str | None = None
-    ssh_key: Path | None = None
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """One run's place to work: the cache, a scratch folder that goes, and the evidence of a failure."""
-
-    cache: Cache
-    scratch: Path
-    evidence: Path
-    progress: Progress
-    accel: str
-
-    @cached_property
-    def accelerator(self) -> Accelerator:
-        """What runs guests here; proven, and said, when it is first needed."""
-        return accelerator.choose(self.accel, self.cache, self.progress)
-
-
 def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
     """Builds, packages and verifies; returns the paths of the packages."""
+    if options.boot:
+        _provable(plan)
     with _workshop(plan, options, progress) as shop:
         return publish_all(sealed_disk(plan, options, shop), plan, options, shop)
+
+
+def _provable(plan: Plan) -> None:
+    """UsageError where QEMU has not got the disk controller that a package will declare: not after a long build."""
+    for profile in plan.profiles:
+        asked = machine(plan.appliance, profile)
+        if not boot_check.bootable(asked.controller.resource_type, asked.controller.resource_subtype):
+            raise UsageError(
+                f"hardware.controller: QEMU has no {asked.controller.title}, so that the package of profile "
+                f"{profile.name} can't be booted to prove it",
+                "choose another controller, or build with --no-boot",
+            )
 
 
 def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> list[Path]:
@@ -286,7 +259,7 @@ def publish(
     with published(target) as partial:
         with step(shop.progress, f"pack {target.name}"):
             stream = package.write(sealed, plan, profile, partial, shop.scratch, shop.progress, earlier)
-        prove(partial, sealed, plan, options, shop)
+        prove(partial, sealed, plan, options, shop, profile.waives)
         if sealed.components:
             sbom.write(sbom.beside(target), sbom.document(plan, sbom.load(sealed.components)))
         else:  # one of an earlier build would tell of another disk
@@ -294,142 +267,25 @@ def publish(
     return target, replace(stream, package=target)
 
 
-def prove(path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop) -> None:
+def prove(
+    path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop, waived: Sequence[str] = ()
+) -> None:
     """Opens the package again and judges it; its disk is the sealed one; it boots.
+
+    Warnings by the rules that are `waived` are not said: the profile's importers do not trip over them.
 
     Raises:
         VerificationError: anything of this is not so.
     """
     with step(shop.progress, "verify"):
-        opened, _ = _judged(path, shop.progress)
+        opened, _ = judged(path, shop.progress, waived)
         if problems := ovf.validate(opened.descriptor):
             raise VerificationError(f"{opened.name}, {problems[0]}", "report this: it is a bug")
         for _, member in opened.disks:
             if not content.is_packed(sealed, opened.path, member, shop.scratch):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
-        _boot(opened, plan.appliance.build.timeout, shop)
-
-
-def verify(path: Path, *, boot: Boot | None, progress: Progress) -> Verdict:
-    """Judges a package that is there already, and boots it if asked to.
-
-    Raises:
-        UsageError: a value that it is to be told is not one of its properties'.
-        FileError: it is no package.
-        VerificationError: something is wrong with it.
-    """
-    told = _told(path, boot) if boot and boot.settings else None
-    with step(progress, "verify"):
-        opened, verdict = _judged(path, progress)
-    if boot is None:
-        return verdict
-    cache = Cache()
-    final = path.with_name(f"{path.name}.failed")
-    with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
-        shop = Workshop(cache, scratch, evidence, both, boot.accel)
-        answer = _boot(opened, boot.timeout, shop, told, servers=True)
-    also = [*(["identity"] if told else []), *(["agent"] if answer.agent and answer.agent.seen else [])]
-    return Verdict(verdict.findings, (*verdict.checked, "boot", *also))
-
-
-def _told(path: Path, boot: Boot) -> boot_check.Told:
-    values = identity.values_of(identity.declared_in(open_package(path)), boot.settings)
-    return boot_check.Told(values, boot.deliver)
-
-
-def _judged(path: Path, progress: Progress) -> tuple[Package, Verdict]:
-    opened = open_package(path)
-    verdict = judge(opened, progress)
-    for finding in verdict.findings:
-        if finding.level == "warning":
-            progress.warn(str(finding))
-    if verdict.errors:
-        raise VerificationError(
-            f"{path.name} is not a good package:\n" + "\n".join(f"  {finding}" for finding in verdict.errors),
-            "build it again",
-        )
-    return opened, verdict
-
-
-def _boot(
-    opened: Package, timeout: float, shop: Workshop, told: boot_check.Told | None = None, *, servers: bool = False
-) -> boot_check.Answer:
-    chosen, room = shop.accelerator, boot_check.Room(timeout, shop.scratch, shop.evidence)
-    with step(shop.progress, "boot the package"):
-        answer = boot_check.boot(opened, chosen, room, shop.progress, told, servers=servers)
-    for finding in answer.findings():
-        shop.progress.warn(str(finding))
-    shop.progress.note(f"the package booted: multi-user and cloud-init done after {answer.seconds:.0f} s")
-    if told:
-        shop.progress.note(f"it took what it was told: {', '.join(told.values)}")
-    if answer.agent and answer.agent.seen:
-        shop.progress.note(f"{answer.agent.title} was seen alive: {'; '.join(answer.agent.seen)}")
-    for skipped in answer.agent.skipped if answer.agent and answer.agent.seen else ():
-        shop.progress.note(f"not looked for: {skipped}")
-    return answer
-
-
-def deploy_seed(source: Path, settings: Sequence[str], target: Path, seed_of: Seed, progress: Progress) -> Path:
-    """Writes the ISO that tells an appliance who it is; warns of what it still is not told."""
-    declared = identity.declared_by(source)
-    values = identity.values_of(declared, settings)
-    who = identity.account(seed_of.hostname, seed_of.ssh_key)
-    for key in declared.missing(values):
-        progress.warn(f"{key} is required and has no value")
-    identity.write(target, declared, values, who, seed_of.form)
-    return target
-
-
-def check(path: Path, progress: Progress) -> Verdict:
-    """Judges a package that anybody made: an OVA, or a descriptor with its files beside it.
-
-    Raises:
-        FileError: it is no package, it is cut, or it was made to do harm.
-    """
-    with step(progress, "check"):
-        return judge(open_package(path), progress)
-
-
-def importers(words: Sequence[str]) -> tuple[str, ...]:
-    """The ids of the importers that a user names, such as `vsphere` for all its versions.
-
-    Raises:
-        UsageError: a word is no importer.
-    """
-    for word in words:
-        if not catalogue.named(word):
-            raise UsageError(
-                f"--for {word}: no such importer", f"there are {', '.join(catalogue.importers())}, vsphere"
-            )
-    return tuple(dict.fromkeys(one for word in words for one in catalogue.named(word)))
-
-
-def fix(path: Path, target: Path, progress: Progress) -> Mended:
-    """Writes a package anew without what can be mended, and judges what came out.
-
-    Raises:
-        UsageError: it would be written over its own input.
-        FileError: it is no package, it is cut, or it was made to do harm.
-    """
-    with step(progress, "read"):
-        opened = open_package(path)
-        before = judge(opened, progress)
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder", "name the OVA to write")
-    if any(target.exists() and target.samefile(opened.file_of(member)) for member in opened.members):
-        raise UsageError(f"{target} is what is to be mended", "name another file")
-    with published(target) as partial:
-        with step(progress, f"write {target.name}"):
-            notes = mend.write(opened, before, partial)
-        with step(progress, "check"):
-            after = judge(open_package(partial), progress)
-    return mend.outcome(before, after, notes)
-
-
-def inspect(path: Path) -> dict[str, Any]:
-    """What is inside a package, for JSON; and what is installed, where its bill of materials lies beside it."""
-    return {**facts(open_package(path)), "sbom": sbom.summary(path)}
+        booted(opened, plan.appliance.build.timeout, shop)
 
 
 def new(folder: Path) -> Path:
@@ -445,45 +301,6 @@ def new(folder: Path) -> Path:
 @contextmanager
 def _workshop(plan: Plan, options: Options, progress: Progress) -> Iterator[Workshop]:
     compression.compressor(plan.compression)  # what can't be packed need not be built
-    cache = Cache()
     final = options.out / f"{plan.appliance.name}-{plan.appliance.version}.failed"
-    with _evidence(final, cache) as (scratch, evidence), _logged(evidence, progress) as both:
-        yield Workshop(cache, scratch, evidence, both, options.accel)
-
-
-@contextmanager
-def _logged(evidence: Path, progress: Progress) -> Iterator[Progress]:
-    """Progress that is written to build.log as well, every line of it."""
-    with (evidence / "build.log").open("w", encoding="utf-8") as log:
-        yield Both(progress, LogProgress(log, verbose=True))
-
-
-@contextmanager
-def _evidence(final: Path, cache: Cache) -> Iterator[tuple[Path, Path]]:
-    """A scratch folder, and one for logs that is moved to `final` when anything but the user's text was wrong.
-
-    Logs that say nothing, of what failed before anything began, are not left; what an earlier failure
-    left there is gone once a run does not fail.
-    """
-    with cache.workspace() as scratch:
-        evidence = scratch / "evidence"
-        evidence.mkdir()
-        try:
-            yield scratch, evidence
-        except UsageError:
-            raise
-        except Exception as error:
-            if any(log.stat().st_size for log in evidence.iterdir()):
-                _replace(evidence, final)
-                if isinstance(error, OvfbuildError):
-                    error.hint = "\n  → ".join(filter(None, (error.hint, f"the logs are in {final}")))
-            raise
-        if final.exists():
-            shutil.rmtree(final)
-
-
-def _replace(evidence: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        shutil.rmtree(final)
-    shutil.move(evidence, final)
+    with workshop(final, options.accel, progress) as shop:
+        yield shop

@@ -14,12 +14,12 @@ from typing import Any, NoReturn, TypeVar, get_args
 import click
 from rich.console import Console
 
-from ovfbuild import __version__, errors, pipeline
+from ovfbuild import __version__, errors, packages, pipeline
 from ovfbuild.cache import Cache
 from ovfbuild.cli import render, report
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
-from ovfbuild.spec import agent_page, agents, appliance, models, plan, schema
+from ovfbuild.spec import agent_page, agents, appliance, models, plan, profile, profile_page, schema
 from ovfbuild.spec.units import parse_duration
 
 EXIT_CODES = """\b
@@ -45,7 +45,9 @@ _OUT = click.option(
     show_default=True,
     help="Folder for the OVAs; pack also takes -, stdout.",
 )
-_PROFILE = click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE.")
+_PROFILE = click.option(
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE; or a path."
+)
 _VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Show every line that the guest and programs write.")
 _ACCEL = click.option(
     "--accel",
@@ -169,8 +171,8 @@ def verify(ova: Path, boot: bool, timeout: str, settings: tuple[str, ...], verbo
         seconds = parse_duration(timeout)
     except ValueError as error:
         raise errors.UsageError(f"--timeout: {error}") from error
-    booted = pipeline.Boot(how["accel"], seconds, settings, how["deliver"]) if boot else None
-    verdict = pipeline.verify(ova, boot=booted, progress=_progress(verbose))
+    booted = packages.Boot(how["accel"], seconds, settings, how["deliver"]) if boot else None
+    verdict = packages.verify(ova, boot=booted, progress=_progress(verbose))
     click.echo(render.verdict(ova, verdict))
 
 
@@ -180,8 +182,8 @@ def verify(ova: Path, boot: bool, timeout: str, settings: tuple[str, ...], verbo
 @click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
 def check(file: Path, wanted: tuple[str, ...], as_json: bool) -> None:
     """Judge an OVA or OVF that anybody made, and say who imports it."""
-    importers = pipeline.importers(wanted)
-    verdict = pipeline.check(file, _progress(verbose=False))
+    importers = packages.importers(wanted)
+    verdict = packages.check(file, _progress(verbose=False))
     click.echo(json.dumps(report.as_json(file, verdict), indent=2) if as_json else report.as_text(file, verdict))
     if verdict.fails(importers):
         who = f"for {', '.join(wanted)}" if wanted else "at all"
@@ -193,7 +195,7 @@ def check(file: Path, wanted: tuple[str, ...], as_json: bool) -> None:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The OVA to write.")
 def fix(file: Path, out: Path) -> None:
     """Mend an OVA or OVF as far as that leaves its disks' content alone; print what was mended."""
-    mended = pipeline.fix(file, out, _progress(verbose=False))
+    mended = packages.fix(file, out, _progress(verbose=False))
     click.echo(report.mended(mended), nl=False)
 
 
@@ -215,8 +217,8 @@ def deploy_seed(
     source: Path, settings: tuple[str, ...], form: str, hostname: str | None, ssh_key: Path | None, out: Path
 ) -> None:
     """Write the ISO that tells an appliance who it is; prints its path."""
-    seed = pipeline.Seed("ovf-env" if form == "ovf-env" else "nocloud", hostname, ssh_key)
-    click.echo(pipeline.deploy_seed(source, settings, out, seed, _progress(verbose=False)))
+    seed = packages.Seed("ovf-env" if form == "ovf-env" else "nocloud", hostname, ssh_key)
+    click.echo(packages.deploy_seed(source, settings, out, seed, _progress(verbose=False)))
 
 
 @command(cli)
@@ -224,7 +226,7 @@ def deploy_seed(
 @click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
 def inspect(ova: Path, as_json: bool) -> None:
     """Say what is inside an OVA."""
-    package = pipeline.inspect(ova)
+    package = packages.inspect(ova)
     click.echo(json.dumps(package, indent=2) if as_json else render.package(package))
 
 
@@ -258,6 +260,17 @@ def show_agents(name: str | None) -> None:
     else:
         path = Path(name)
         click.echo(agent_page.page(agents.load_agent(path if path.is_dir() else name)), nl=False)
+
+
+@command(cli, "profiles")
+@click.argument("name", required=False)
+def show_profiles(name: str | None) -> None:
+    """List the profiles that ship, or print all of one: NAME, NAME:VERSION, or the path of one of your own."""
+    if name is None:
+        known = [profile.load_profile(one) for one in profile.profile_names()]
+        click.echo(render.profiles(known), nl=False)
+    else:
+        click.echo(profile_page.page(profile.load_profile(name)), nl=False)
 
 
 @cli.group(epilog=EXIT_CODES)

@@ -10,6 +10,7 @@ from typing import Any
 from ovfbuild.cache import Entry
 from ovfbuild.spec import agent_page
 from ovfbuild.spec.agent import Agent
+from ovfbuild.spec.profile import Profile
 from ovfbuild.verify.verdict import Verdict
 
 
@@ -36,6 +37,16 @@ def agents(known: Sequence[Agent]) -> str:
     rows = [
         f"{one.name:26}{agent_page.versions(one):14}{one.title}; {agent_page.origin(one.source)}; "
         f"{agent_page.tested(one)}"
+        for one in known
+    ]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def profiles(known: Sequence[Profile]) -> str:
+    """One line a profile: its name, its versions, what it is."""
+    rows = [
+        f"{one.name:14}{' '.join(one.versions) or 'any':44}{one.title}; {one.manifest}, {one.virtual_system_type}, "
+        f"{one.disk.controller}, {one.nic.model}"
         for one in known
     ]
     return "".join(f"{row}\n" for row in rows)

@@ -18,6 +18,7 @@ it does not count when two are compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 STREAM_OPTIMIZED = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
@@ -52,6 +53,7 @@ class Disk:
     format: str | None = STREAM_OPTIMIZED
     populated_size: int | None = None
     vbox_uuid: str | None = None
+    """VirtualBox's own `vbox:uuid`, by which a vbox:Machine refers to it."""
     line: int = field(default=0, compare=False)
 
 
@@ -107,6 +109,16 @@ class System:
 
 
 @dataclass(frozen=True)
+class Config:
+    """A setting of VMware's (vmw:Config, vmw:ExtraConfig, extensions by clause 8.2): `firmware` and the like."""
+
+    key: str
+    value: str
+    required: bool = False
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
 class Item:
     """A piece of virtual hardware (clause 8.3; rasd:, CIM_ResourceAllocationSettingData).
 
@@ -132,16 +144,7 @@ class Item:
     bound: str | None = None
     configuration: str | None = None
     line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Config:
-    """A setting of VMware's (vmw:Config, an extension by clause 8.2): `firmware` and the like."""
-
-    key: str
-    value: str
-    required: bool = False
-    line: int = field(default=0, compare=False)
+    configs: tuple[Config, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class VirtualHardwareSection:
     system: System | None
     items: tuple[Item, ...]
     configs: tuple[Config, ...] = ()
+    extra_configs: tuple[Config, ...] = ()
     transport: tuple[str, ...] = ()
     info: str = "Virtual hardware requirements"
     line: int = field(default=0, compare=False)
@@ -206,6 +210,35 @@ class EulaSection:
 
 
 @dataclass(frozen=True)
+class Extension:
+    """An element of somebody's own (clause 7.3) as it stands there: `{namespace}name`, attributes, children."""
+
+    name: str
+    attributes: tuple[tuple[str, str], ...] = ()
+    children: tuple[Extension, ...] = ()
+    text: str | None = None
+    line: int = field(default=0, compare=False)
+
+    def every(self, name: str) -> Iterator[Extension]:
+        """The elements of that local name, at any depth, in their order."""
+        for child in self.children:
+            if child.name.rpartition("}")[2] == name:
+                yield child
+            yield from child.every(name)
+
+    def first(self, *path: str) -> Extension | None:
+        """The element at a path of local names below this one; None where there is none."""
+        if not path:
+            return self
+        found = (child for child in self.children if child.name.rpartition("}")[2] == path[0])
+        return next((inner for child in found if (inner := child.first(*path[1:]))), None)
+
+    def get(self, name: str) -> str | None:
+        """The attribute of that name."""
+        return dict(self.attributes).get(name)
+
+
+@dataclass(frozen=True)
 class VirtualSystem:
     """One virtual machine (clause 7.2). VirtualBox calls it by `id`, the others by `name`."""
 
@@ -216,8 +249,17 @@ class VirtualSystem:
     annotation: AnnotationSection | None = None
     products: tuple[ProductSection, ...] = ()
     eulas: tuple[EulaSection, ...] = ()
+    machine: Extension | None = None
+    """VirtualBox's own vbox:Machine, from which it takes everything where it is there."""
     info: str = "A virtual machine"
     line: int = field(default=0, compare=False)
+
+    @property
+    def efi(self) -> bool:
+        """Whether UEFI is asked for, in VMware's words or in VirtualBox's."""
+        firmware = self.machine.first("Hardware", "Firmware") if self.machine else None
+        configs = ((config.key, config.value) for config in self.hardware.configs)
+        return ("firmware", "efi") in configs or (firmware is not None and firmware.get("type") == "EFI")
 
 
 @dataclass(frozen=True)
@@ -233,18 +275,10 @@ class Unread:
 
 
 @dataclass(frozen=True)
-class VboxMachine:
-    """VirtualBox's own description of the machine: the uuids of the images that it attaches. Read alone."""
-
-    images: tuple[str, ...]
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
 class Envelope:
     """The whole descriptor of a package with one virtual machine (clause 7).
 
-    `unread` and `vbox` are never written; after reading they tell what else the descriptor says.
+    `unread` is never written; after reading it tells what else the descriptor says.
     """
 
     files: tuple[File, ...]
@@ -252,4 +286,3 @@ class Envelope:
     network_section: NetworkSection | None
     virtual_system: VirtualSystem
     unread: tuple[Unread, ...] = ()
-    vbox: VboxMachine | None = None

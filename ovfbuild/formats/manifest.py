@@ -18,7 +18,7 @@ from ovfbuild.formats import names
 from ovfbuild.formats.fault import Fault
 
 ALGORITHMS = {"SHA1": 40, "SHA256": 64, "SHA512": 128}
-"""Hex digits of each algorithm's digests. Written is SHA256 alone: all importers since 2016 read it."""
+"""Hex digits of each algorithm's digests. SHA256 is read by all importers since 2016, SHA1 by older ones too."""
 LARGEST = 1 << 20
 """Bytes: vCloud Director's limit."""
 
@@ -38,13 +38,13 @@ class Line:
     digest: str
 
 
-def dump(digests: Iterable[tuple[str, str]]) -> bytes:
-    """The manifest for (name, SHA-256 in hex) in that order. FileError for a name that is not portable."""
+def dump(digests: Iterable[tuple[str, str]], algorithm: str = "SHA256") -> bytes:
+    """The manifest for (name, digest in hex) in that order. FileError for a name that is not portable."""
     lines = []
     for name, digest in digests:
-        if re.fullmatch("[0-9a-f]{64}", digest) is None:
-            raise ValueError(f"no SHA-256 in lower-case hex: {digest!r}")
-        lines.append(f"SHA256({names.portable(name)})= {digest}\n")
+        if re.fullmatch(rf"[0-9a-f]{{{ALGORITHMS[algorithm]}}}", digest) is None:
+            raise ValueError(f"no {algorithm} in lower-case hex: {digest!r}")
+        lines.append(f"{algorithm}({names.portable(name)})= {digest}\n")
     return "".join(lines).encode("ascii")
 
 

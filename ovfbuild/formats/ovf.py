@@ -22,6 +22,7 @@ OVF_2 = "http://schemas.dmtf.org/ovf/envelope/2"
 RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
 VSSD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
 VMW = "http://www.vmware.com/schema/ovf"
+VBOX = "http://www.virtualbox.org/ovf/machine"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 LARGEST = 12 << 20
 """Bytes: vCloud Director's limit for a descriptor."""
@@ -38,6 +39,7 @@ _ROOT = (
     f'<Envelope xmlns="{OVF}" xmlns:ovf="{OVF}" xmlns:rasd="{RASD}" xmlns:vmw="{VMW}" '
     f'xmlns:vssd="{VSSD}" xmlns:xsi="{XSI}"/>'
 )
+_ROOT_WITH_MACHINE = _ROOT.replace("/>", f' xmlns:vbox="{VBOX}"/>')
 
 # Of Item: its field, the name of the rasd: child. Alphabetical, which is the schema's sequence.
 RASD_CHILDREN = (
@@ -64,7 +66,7 @@ def dump(envelope: model.Envelope) -> bytes:
 
     Raises FileError for a text that XML cannot hold (control characters).
     """
-    root = etree.fromstring(_ROOT)
+    root = etree.fromstring(_ROOT_WITH_MACHINE if envelope.virtual_system.machine else _ROOT)
     try:
         _put_package(root, envelope)
         _put_virtual_system(root, envelope.virtual_system)
@@ -212,7 +214,8 @@ def _put_package(root: Element, envelope: model.Envelope) -> None:
     if envelope.disk_section:
         section = _put_section(root, "DiskSection", envelope.disk_section.info)
         for disk in envelope.disk_section.disks:
-            _put(section, "Disk", None, _attributes(_disk_attributes(disk)))
+            attributes = _attributes(_disk_attributes(disk)) | _attributes([("uuid", disk.vbox_uuid)], VBOX)
+            _put(section, "Disk", None, attributes)
     if envelope.network_section:
         section = _put_section(root, "NetworkSection", envelope.network_section.info)
         for network in envelope.network_section.networks:
@@ -239,6 +242,8 @@ def _put_virtual_system(root: Element, system: model.VirtualSystem) -> None:
         section = _put_section(parent, "OperatingSystemSection", guest.info, attributes)
         _put_all(section, [("Description", guest.description)])
     _put_hardware(parent, system.hardware)
+    if system.machine:
+        _put_extension(parent, system.machine)
     if system.annotation:
         section = _put_section(parent, "AnnotationSection", system.annotation.info)
         _put(section, "Annotation", system.annotation.annotation)
@@ -260,10 +265,23 @@ def _put_hardware(parent: Element, hardware: model.VirtualHardwareSection) -> No
         _put_all(_put(section, "System"), children, VSSD)
     for item in hardware.items:
         _put_item(section, item)
-    for config in hardware.configs:
+    _put_configs(section, "Config", hardware.configs)
+    _put_configs(section, "ExtraConfig", hardware.extra_configs)
+
+
+def _put_configs(parent: Element, name: str, configs: Iterable[model.Config]) -> None:
+    for config in configs:
         attributes = _attributes(_not_required(config.required))
         attributes |= _attributes([("key", config.key), ("value", config.value)], VMW)
-        _put(section, "Config", None, attributes, VMW)
+        _put(parent, name, None, attributes, VMW)
+
+
+def _put_extension(parent: Element, extension: model.Extension) -> None:
+    """As it is, in the order of its attributes; a name without a namespace has none."""
+    child = etree.SubElement(parent, extension.name, dict(extension.attributes))
+    child.text = extension.text
+    for inner in extension.children:
+        _put_extension(child, inner)
 
 
 def _put_item(section: Element, item: model.Item) -> None:
@@ -273,6 +291,7 @@ def _put_item(section: Element, item: model.Item) -> None:
     if item.cores_per_socket is not None:
         not_required = _attributes(_not_required(False))
         _put(element, "CoresPerSocket", item.cores_per_socket, not_required, VMW)
+    _put_configs(element, "Config", item.configs)
 
 
 def _put_product(parent: Element, product: model.ProductSection) -> None:

@@ -13,11 +13,11 @@ from typing import TypeVar
 from ovfbuild.errors import FileError
 from ovfbuild.formats import envelope as model
 from ovfbuild.formats.fault import Fault
-from ovfbuild.formats.ovf import OVF, OVF_2, RASD, RASD_CHILDREN, VMW, VSSD, Element, as_utf8, tree
+from ovfbuild.formats.ovf import OVF, OVF_2, RASD, RASD_CHILDREN, VBOX, VMW, VSSD, Element, as_utf8, tree
 
 _T = TypeVar("_T")
-VBOX = "http://www.virtualbox.org/ovf/machine"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_MACHINE = f"{{{VBOX}}}Machine"
 _RASD_NAMES = frozenset(name for _, name in RASD_CHILDREN)
 _STANDARD_RASD = frozenset(
     (
@@ -90,9 +90,7 @@ def read(octets: bytes) -> Reading:
         _as_ovf_1(root)
     _judge_root(root)
     if prefix:
-        faults.append(
-            Fault("descriptor-prefix", f"elements of OVF have the prefix {prefix}", root.sourceline or 1)
-        )
+        faults.append(Fault("descriptor-prefix", f"elements of OVF have the prefix {prefix}", root.sourceline or 1))
     reading = _read(root)
     return Reading(reading.envelopes, (*faults, *reading.faults, *_order(root)))
 
@@ -155,12 +153,15 @@ def _get(element: Element, name: str, namespace: str = OVF) -> str | None:
     return element.get(f"{{{namespace}}}{name}")
 
 
-def _vbox_machine(root: Element) -> model.VboxMachine | None:
-    machine = root.find(f".//{{{VBOX}}}Machine")
-    if machine is None:
-        return None
-    images = machine.iterfind(f".//{{{VBOX}}}AttachedDevice/{{{VBOX}}}Image")
-    return model.VboxMachine(tuple(image.get("uuid", "") for image in images), _line(machine))
+def _extension(element: Element) -> model.Extension:
+    text = (element.text or "").strip()
+    return model.Extension(
+        str(element.tag),
+        tuple((str(name), str(value)) for name, value in element.attrib.items()),
+        tuple(_extension(child) for child in element),
+        text or None,
+        _line(element),
+    )
 
 
 class _Reader:
@@ -249,9 +250,8 @@ class _Reader:
         systems = [self._virtual_system(element) for element in self._systems(root)]
         self._note(root, _KNOWN)
         unread = tuple(sorted(self._unread, key=lambda element: element.line))
-        vbox = _vbox_machine(root)
         for system in systems or [_nothing()]:
-            yield model.Envelope(files or (), disks, networks, system, unread, vbox)
+            yield model.Envelope(files or (), disks, networks, system, unread)
 
     def _systems(self, root: Element) -> list[Element]:
         collection = self._only(root, "VirtualSystemCollection")
@@ -304,7 +304,8 @@ class _Reader:
 
     def _virtual_system(self, element: Element) -> model.VirtualSystem:
         sections = {"OperatingSystemSection", "VirtualHardwareSection", "AnnotationSection", "ProductSection"}
-        self._note(element, frozenset(sections | {"Info", "Name", "EulaSection"}))
+        self._note(element, frozenset(sections | {"Info", "Name", "EulaSection", _MACHINE}))
+        machine = self._only(element, "Machine", VBOX)
         hardware = self._maybe(element, "VirtualHardwareSection", self._hardware)
         if hardware is None:
             self._fault(element, "VirtualSystem lacks the element VirtualHardwareSection")
@@ -317,6 +318,7 @@ class _Reader:
             annotation=self._maybe(element, "AnnotationSection", self._annotation),
             products=self._all(element, "ProductSection", self._product),
             eulas=self._all(element, "EulaSection", self._eula),
+            machine=None if machine is None else _extension(machine),
             info=self._needed(element, "Info"),
         )
 
@@ -332,18 +334,19 @@ class _Reader:
         )
 
     def _hardware(self, element: Element) -> model.VirtualHardwareSection:
-        self._note(element, frozenset({"Info", "System", "Item", f"{{{VMW}}}Config"}))
+        self._note(element, frozenset({"Info", "System", "Item", f"{{{VMW}}}Config", f"{{{VMW}}}ExtraConfig"}))
         return model.VirtualHardwareSection(
             line=_line(element),
             system=self._maybe(element, "System", self._system),
             items=self._all(element, "Item", self._item),
-            configs=tuple(self._configs(element)),
+            configs=tuple(self._configs(element, "Config")),
+            extra_configs=tuple(self._configs(element, "ExtraConfig")),
             transport=tuple((_get(element, "transport") or "").split()),
             info=self._needed(element, "Info"),
         )
 
-    def _configs(self, element: Element) -> Iterator[model.Config]:
-        for child in element.findall(f"{{{VMW}}}Config"):
+    def _configs(self, element: Element, name: str) -> Iterator[model.Config]:
+        for child in element.findall(f"{{{VMW}}}{name}"):
             key, value = self._need(child, "key", VMW), self._need(child, "value", VMW)
             yield model.Config(key, value, self._required(child), _line(child))
 
@@ -360,7 +363,7 @@ class _Reader:
 
     def _item(self, element: Element) -> model.Item:
         known = {f"{{{RASD}}}{name}" for name in _RASD_NAMES}
-        self._note(element, frozenset(known | {f"{{{VMW}}}CoresPerSocket"}))
+        self._note(element, frozenset(known | {f"{{{VMW}}}CoresPerSocket", f"{{{VMW}}}Config"}))
 
         def text(name: str) -> str | None:
             return self._text(element, name, RASD)
@@ -391,6 +394,7 @@ class _Reader:
             required=self._required(element),
             bound=_get(element, "bound"),
             configuration=_get(element, "configuration"),
+            configs=tuple(self._configs(element, "Config")),
         )
 
     def _annotation(self, element: Element) -> model.AnnotationSection:

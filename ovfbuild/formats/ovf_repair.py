@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ovfbuild.formats.envelope import MEBIBYTE, STREAM_OPTIMIZED
-from ovfbuild.formats.ovf import RASD, VMW, VSSD, Element, as_utf8, document, serialized
-from ovfbuild.formats.ovf_reader import VBOX
+from ovfbuild.formats.ovf import RASD, VBOX, VMW, VSSD, Element, as_utf8, document, serialized
 
 _MIB = 1 << 20
 _MEMORY, _IDE, _DISK = "4", "5", "17"

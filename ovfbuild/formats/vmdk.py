@@ -64,16 +64,25 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How a VMDK is made: what compresses a grain, the digest's name in hashlib, and the threads (None: one a CPU)."""
+
+    compress: Compress = COMPRESSORS["balanced"].compress
+    algorithm: str = "sha256"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Extent:
     """A VMDK that was written, in bytes: the disk's size, what of it is stored, and the file's size.
 
-    `populated_size` counts grains of 64 KiB; `sha256` is that of the VMDK file, in hex.
+    `populated_size` counts grains of 64 KiB; `digest` is that of the VMDK file, in hex.
     """
 
     capacity: int
     populated_size: int
     file_size: int
-    sha256: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -96,15 +105,14 @@ def write(
     *,
     name: str,
     cid: int,
-    compress: Compress = COMPRESSORS["balanced"].compress,
-    threads: int | None = None,
+    packing: Packing = Packing(),
     on_bytes: Callable[[int], None] | None = None,
 ) -> Extent:
     """Writes `source` to `out` as a streamOptimized VMDK called `name`, in one pass.
 
-    The same source, `name` and `cid` give the same bytes with any number of `threads` (None: a thread
-    a CPU), if `compress` gives the same bytes for the same grain. Memory stays at 2 MiB a thread plus 4 bytes for
-    each 32 MiB of capacity. `on_bytes` is told, from the calling thread, how many bytes of the capacity are done.
+    The same source, `name` and `cid` give the same bytes with any number of threads, if the compressor gives the
+    same bytes for the same grain. Memory stays at 2 MiB a thread plus 4 bytes for each 32 MiB of capacity.
+    `on_bytes` is told, from the calling thread, how many bytes of the capacity are done.
     Raises FileError for a capacity that is no multiple of 512 bytes, none, or above 64 TiB, and for a
     `name` that the disk descriptor cannot hold. Source: see `vmdk_layout`.
     """
@@ -113,9 +121,9 @@ def write(
     if not 0 <= cid < 0xFFFF_FFFF:
         raise ValueError(f"a CID has 32 bits and is not ffffffff, which means no parent: {cid:#x}")
     header = layout.Header(capacity=capacity // SECTOR, directory=layout.DIRECTORY_AT_END)
-    workers = threads or len(os.sched_getaffinity(0))
-    packer = _Packer(source, compress)
-    with _hashed(out) as sink:
+    workers = packing.threads or len(os.sched_getaffinity(0))
+    packer = _Packer(source, packing.compress)
+    with _hashed(out, packing.algorithm) as sink:
         stream = _Stream(sink, header, name, cid)
         with ThreadPoolExecutor(workers, thread_name_prefix="vmdk") as pool:
             for batch in _in_order(pool, packer, depth=workers + _AHEAD):
@@ -234,15 +242,15 @@ class _Packer:
 class _HashedSink:
     """A sink that hashes on a thread of its own what it is given; see `_hashed`."""
 
-    def __init__(self, out: Sink, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, out: Sink, algorithm: str, pool: ThreadPoolExecutor) -> None:
         self._out = out
         self._pool = pool
-        self._sha256 = hashlib.sha256()
+        self._digest = hashlib.new(algorithm, usedforsecurity=False)
         self._waiting: deque[Future[None]] = deque()
 
     def write(self, octets: bytes) -> None:
         """Writes `octets` while they are hashed; waits where the hash is some batches behind."""
-        self._waiting.append(self._pool.submit(self._sha256.update, octets))
+        self._waiting.append(self._pool.submit(self._digest.update, octets))
         self._out.write(octets)
         if len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
@@ -251,13 +259,13 @@ class _HashedSink:
         """Of all that was written."""
         while self._waiting:
             self._waiting.popleft().result()
-        return self._sha256.hexdigest()
+        return self._digest.hexdigest()
 
 
 @contextmanager
-def _hashed(out: Sink) -> Iterator[_HashedSink]:
+def _hashed(out: Sink, algorithm: str) -> Iterator[_HashedSink]:
     with ThreadPoolExecutor(1, thread_name_prefix="vmdk-hash") as pool:
-        yield _HashedSink(out, pool)
+        yield _HashedSink(out, algorithm, pool)
 
 
 class _Stream:
@@ -310,12 +318,12 @@ class _Stream:
         self._append(layout.pack_marker(1, layout.MARK_FOOTER) + layout.pack_header(footer))
         self._append(bytes(SECTOR))
 
-    def extent(self, sha256: str) -> Extent:
+    def extent(self, digest: str) -> Extent:
         """What was written."""
         capacity = self._header.capacity * SECTOR
         return Extent(
             capacity=capacity,
             populated_size=min(self._stored * GRAIN, capacity),
             file_size=self._sector * SECTOR,
-            sha256=sha256,
+            digest=digest,
         )

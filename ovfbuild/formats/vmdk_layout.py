@@ -240,7 +240,9 @@ def parse_descriptor(octets: bytes, where: str) -> DiskDescriptor:
             pairs[pair[1]] = pair[3] if pair[2] is None else pair[2]
         elif extent := _EXTENT.fullmatch(line):
             extents.append((int(extent[1]), extent[2]))
-    hint = "a stream-optimized VMDK has a CID, a parentCID, a createType and one RW (VirtualBox: RDONLY) … SPARSE extent"
+    hint = (
+        "a stream-optimized VMDK has a CID, a parentCID, a createType and one RW (VirtualBox: RDONLY) … SPARSE extent"
+    )
     for key in ("CID", "parentCID"):
         if _CID.fullmatch(pairs.get(key, "")) is None:
             raise FileError(f"{where}: the disk descriptor has no valid {key}", hint)

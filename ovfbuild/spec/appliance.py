@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ovfbuild.errors import UsageError
+from ovfbuild.spec.hardware import Hardware, Network
 from ovfbuild.spec.mistakes import sentences
-from ovfbuild.spec.models import Appliance, Base, Build, File, Hardware, Network, Script, System, User
+from ovfbuild.spec.models import Appliance, Base, Build, File, Script, System, User
 
 __all__ = [
     "FILE_NAME",

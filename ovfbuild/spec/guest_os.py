@@ -18,11 +18,19 @@ class GuestOs(Table):
 
     cim: int
     """CIM_OperatingSystem.OsType, the `ovf:id` of the OperatingSystemSection."""
-    vmw: str
-    """`vmw:osType`."""
+    vmw: dict[str, str]
+    """`vmw:osType`, by the version of the virtual hardware from which on VMware knows the name."""
+    virtualbox: str
+    """OSType of a vbox:Machine."""
     description: str
     suite: str | None = None
     """The archive's name of the release, where ovfbuild can make the base itself; else None."""
+
+    def vmware(self, hardware_version: int) -> str:
+        """The newest `vmw:osType` that a vSphere of this hardware version knows; the oldest where none is so old."""
+        known = sorted(int(version) for version in self.vmw)
+        fit = [version for version in known if version <= hardware_version] or known[:1]
+        return self.vmw[str(fit[-1])]
 
 
 def find(name: str) -> GuestOs | None:

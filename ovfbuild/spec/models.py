@@ -15,25 +15,12 @@ from ovfbuild.spec import fields as f
 from ovfbuild.spec import references as r
 from ovfbuild.spec.agent_table import AgentTable
 from ovfbuild.spec.deployment import Property, clashes
+from ovfbuild.spec.hardware import Hardware, Network, at_least
 from ovfbuild.spec.languages import Java, Node, Python, not_offered
-from ovfbuild.spec.mistakes import mistake, quoted
+from ovfbuild.spec.mistakes import quoted
 from ovfbuild.spec.table import Table
-from ovfbuild.spec.units import format_size
 
 _MIB = 1024**2
-_GIB = 1024**3
-
-
-def _at_least(size: int, least: int, step: int) -> int:
-    if size < least:
-        raise mistake(f"{format_size(size)} is too small; at least {format_size(least)}")
-    if size % step:
-        below = size // step * step
-        raise mistake(
-            f"{format_size(size)} is not a multiple of {format_size(step)}; "
-            f'the nearest are "{format_size(below)}" and "{format_size(below + step)}"'
-        )
-    return size
 
 
 def _repeated(key: str, values: object, inner: str = "") -> Iterable[tuple[str, str]]:
@@ -97,39 +84,6 @@ class Base(Table):
     def guest_os(self) -> str | None:
         """The name by which descriptors/guest_os.toml is asked."""
         return self.distribution or self.os
-
-
-class Hardware(Table):
-    """The machine that the package declares. The build VM has its own, in [build]."""
-
-    cpus: int = Field(2, ge=1, le=128)
-    """Virtual CPUs."""
-    memory: f.Size = Field("1 GiB", validate_default=True)
-    """Memory, at least 128 MiB, in steps of 4 MiB."""
-    disk: f.Size = Field("4 GiB", validate_default=True)
-    """Capacity of the disk, at least 1 GiB. The base's root file system grows to it."""
-    firmware: Literal["bios", "efi"] = "bios"
-    """What the package asks for; the disk itself always boots with both."""
-    serial: bool = False
-    """Whether the appliance has a serial port, and a console on it."""
-
-    @field_validator("memory")
-    @classmethod
-    def _memory_fits(cls, size: int) -> int:
-        # VMware takes memory in steps of 4 MB; less than 128 MiB does not unpack an initramfs.
-        return _at_least(size, 128 * _MIB, 4 * _MIB)
-
-    @field_validator("disk")
-    @classmethod
-    def _disk_fits(cls, size: int) -> int:
-        return _at_least(size, _GIB, _MIB)
-
-
-class Network(Table):
-    """A network that the appliance is connected to, with one network card."""
-
-    name: f.NetworkName = Field(examples=["VM Network"])
-    """The name that the importer maps to one of its own networks."""
 
 
 class User(Table):
@@ -247,7 +201,7 @@ class Build(Table):
     @field_validator("memory")
     @classmethod
     def _memory_fits(cls, size: int) -> int:
-        return _at_least(size, 256 * _MIB, _MIB)
+        return at_least(size, 256 * _MIB, _MIB)
 
 
 Compression = Literal["turbo", "fast", "balanced", "small"]
@@ -315,6 +269,10 @@ class Appliance(Table):
         yield from _repeated("profiles", table.get("profiles"))
         if table.get("profiles") == []:
             yield "profiles", 'is empty; write at least one, such as "portable"'
+        hardware, base = table.get("hardware"), table.get("base")
+        secure = isinstance(hardware, Mapping) and hardware.get("secure_boot") is True
+        if secure and isinstance(base, Mapping) and "distribution" in base:
+            yield "hardware", "has secure_boot, but a base made here has no signed boot loader; name an image that has"
         yield from not_offered(table)
         yield from clashes(table.get("properties"))
 

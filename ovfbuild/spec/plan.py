@@ -23,6 +23,7 @@ from ovfbuild.spec.agent_plan import AgentPlan, resolve_agent
 from ovfbuild.spec.appliance import FILE_NAME, HINT, Appliance, User
 from ovfbuild.spec.deployment import Deployment, deployment
 from ovfbuild.spec.guest_os import GuestOs, guest_os
+from ovfbuild.spec.machine import refusals
 from ovfbuild.spec.models import Compression
 from ovfbuild.spec.payload import Blob, Payload
 from ovfbuild.spec.profile import Profile, load_profile
@@ -131,13 +132,15 @@ def resolve(
     payload = Payload()
     agent = resolve_agent(appliance, payload)
     steps = tuple(_steps(appliance, payload, agent))
-    mistakes = [*payload.mistakes, *_same_targets(steps)]
+    chosen = tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles))
+    mistakes = [*payload.mistakes, *_same_targets(steps), *_same_names(chosen)]
+    mistakes += dict.fromkeys(said for profile in chosen for said in refusals(appliance, profile))
     if mistakes:
         raise UsageError("\n".join(f"{FILE_NAME}: {mistake}" for mistake in mistakes), HINT)
     author = appliance.cloud_init.user_data
     return Plan(
         appliance=appliance,
-        profiles=tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles)),
+        profiles=chosen,
         guest_os=guest_os(appliance.base.guest_os),
         epoch=_epoch(environ),
         steps=steps,
@@ -244,6 +247,15 @@ def _same_targets(steps: Sequence[Step]) -> Iterator[str]:
             if target in first:
                 yield f"files[{index}].target: '{target}' is also files[{first[target]}]'s; keep one"
             first.setdefault(target, index)
+
+
+def _same_names(profiles: Sequence[Profile]) -> Iterator[str]:
+    """Two packages of one name: the second would stand in the place of the first."""
+    first: dict[str, str] = {}
+    for profile in profiles:
+        if profile.suffix in first:
+            yield f"profiles: {first[profile.suffix]} and {profile.name} give packages of one name; change a suffix"
+        first.setdefault(profile.suffix, profile.name)
 
 
 def _epoch(environ: Mapping[str, str]) -> int:

@@ -1,36 +1,41 @@
-"""A hypervisor's names and limits: descriptors/NAME.toml as a frozen `Profile`.
+"""A hypervisor's names and limits: descriptors/NAME.toml, or a user's own file, as a frozen `Profile`.
 
 Code branches on a field of a profile, never on its name.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ovfbuild.errors import UsageError
-from ovfbuild.spec.mistakes import closest, sentences
+from ovfbuild.spec.catalogue import Controller, ControllerName, NicName, controller
+from ovfbuild.spec.mistakes import closest, quoted, sentences
 from ovfbuild.spec.table import Table
 
-_NOT_PROFILES = ("guest_os", "libraries")
+_NOT_PROFILES = ("guest_os", "hardware", "libraries", "rules")
+_SUFFIX = r"(-[A-Za-z0-9._-]{1,30})?"
 
-
-class Controller(Table):
-    """A controller of disks or drives, in the words of CIM_ResourceAllocationSettingData."""
-
-    kind: Literal["ahci", "ide", "lsilogic", "lsilogicsas", "pvscsi", "nvme"]
-    """What it is on the bus: decides what verification boots with and how units are addressed."""
-    label: str
-    """Its Description, and with a number its ElementName."""
-    resource_type: Literal[5, 6, 20]
-    """5 IDE, 6 parallel SCSI and SAS, 20 other storage (SATA, NVMe)."""
-    resource_subtype: str = ""
-    """Empty: the element is left out."""
+Feature = Literal[
+    "efi",
+    "secure_boot",
+    "cores_per_socket",
+    "serial",
+    "usb",
+    "video_memory",
+    "vmware",
+    "products",
+    "deployment_options",
+    "icon",
+]
+"""What an appliance may ask for and not every importer takes."""
 
 
 class DiskProfile(Table):
@@ -39,23 +44,35 @@ class DiskProfile(Table):
     format: Literal["streamOptimized"]
     adapter_type: Literal["lsilogic", "ide"]
     """`ddb.adapterType` in the VMDK's disk descriptor; it binds no importer to that controller."""
-    controller: Controller
+    controller: ControllerName
+    """Where the appliance does not say."""
+    controllers: tuple[ControllerName, ...]
+    """Those that an appliance may ask for."""
 
 
 class CdromProfile(Table):
     """The CD-ROM drive that carries the OVF environment, or a seed."""
 
     present: bool
+    """Where the appliance does not say."""
     required: bool = False
     """False: `ovf:required="false"`, so that importers without one go on."""
     resource_subtype: str = ""
-    controller: Controller
+    controller: ControllerName
+
+    @property
+    def bus(self) -> Controller:
+        """What a descriptor says of its controller."""
+        return controller(self.controller)
 
 
 class NicProfile(Table):
-    """The network card."""
+    """The network cards."""
 
-    resource_subtype: Literal["E1000", "E1000e", "VmxNet3", "virtio", "PCNet32"]
+    model: NicName
+    """Where the appliance does not say."""
+    models: tuple[NicName, ...]
+    """Those that an appliance may ask for."""
 
 
 class SerialProfile(Table):
@@ -64,11 +81,18 @@ class SerialProfile(Table):
     required: bool = False
 
 
+class VirtualBoxProfile(Table):
+    """A vbox:Machine element, from which VirtualBox takes the whole machine."""
+
+    settings: str
+    """Its `version`: that of VirtualBox's settings."""
+
+
 class Profile(Table):
     """What one kind of importer wants of a package."""
 
     name: str
-    """The name of its file, without `.toml`."""
+    """As it was asked for: the stem of its file, with a version behind a colon; a user's own by its path."""
     title: str
     summary: str
     importers: tuple[str, ...]
@@ -79,14 +103,27 @@ class Profile(Table):
     manifest: Literal["sha1", "sha256"]
     virtual_system_type: str
     """vssd:VirtualSystemType, such as `vmx-14`."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """By the importer's own version, where one can be asked for: its virtual_system_type."""
     transport: tuple[str, ...]
     """`ovf:transport`: how the OVF environment may reach the guest. Empty: not at all."""
-    firmware_config: bool
-    """Whether EFI is said with a `vmw:Config` of key `firmware`."""
+    vmware: bool
+    """Whether elements and attributes of VMware's namespace are written."""
+    takes: tuple[Feature, ...]
+    """What an appliance may ask for; anything else is refused before a build."""
+    waives: tuple[str, ...] = ()
+    """Rules of docs/formats.md whose warnings mean nothing to these importers."""
+    virtualbox: VirtualBoxProfile | None = None
+    """A vbox:Machine, where one is written."""
     disk: DiskProfile
     cdrom: CdromProfile
     nic: NicProfile
     serial: SerialProfile
+
+    @property
+    def hardware_version(self) -> int:
+        """14 of `vmx-14`."""
+        return int(self.virtual_system_type.removeprefix("vmx-"))
 
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -94,6 +131,27 @@ class Profile(Table):
         drive = isinstance(cdrom, Mapping) and cdrom.get("present")
         if isinstance(transport, list | tuple) and "iso" in transport and not drive:
             yield "transport", 'has "iso" without a CD-ROM, which vSphere refuses; set cdrom.present = true'
+        for key, one, many in (("disk", "controller", "controllers"), ("nic", "model", "models")):
+            inner = table.get(key)
+            if isinstance(inner, Mapping) and inner.get(one) not in (inner.get(many) or ()):
+                yield key, f"{one} is none of {many}; write it there too"
+        versions = table.get("versions")
+        families = [table.get("virtual_system_type"), *(versions.values() if isinstance(versions, dict) else ())]
+        for family in families:
+            if isinstance(family, str) and not re.fullmatch(r"vmx-\d{1,3}", family, re.ASCII):
+                yield "virtual_system_type", f'{quoted(family)} is no hardware family of VMware\'s; write "vmx-14"'
+        if isinstance(table.get("suffix"), str) and not re.fullmatch(_SUFFIX, table["suffix"], re.ASCII):
+            yield "suffix", 'is put into file names; write one such as "-mine", or ""'
+        yield from _without_vmware(table)
+
+
+def _without_vmware(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Features that only VMware's elements, or a vbox:Machine, can say."""
+    takes = table.get("takes")
+    for feature in takes if table.get("vmware") is False and isinstance(takes, list | tuple) else ():
+        machine = feature in ("efi", "video_memory") and table.get("virtualbox")
+        if feature in ("efi", "secure_boot", "cores_per_socket", "video_memory", "vmware") and not machine:
+            yield "takes", f"has {quoted(feature)}, which is said in VMware's words; set vmware = true"
 
 
 def profile_names() -> tuple[str, ...]:
@@ -103,23 +161,85 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(stem for stem in stems if stem not in _NOT_PROFILES))
 
 
+def is_path(name: str) -> bool:
+    """Whether a profile is named by its file."""
+    return "/" in name or name.endswith(".toml")
+
+
+def takers(feature: Feature) -> list[str]:
+    """The profiles that ship and take it."""
+    return [name for name in profile_names() if feature in load_profile(name).takes]
+
+
 @cache
 def load_profile(name: str) -> Profile:
-    """The profile of that name. UsageError with the closest one if there is none, or if its file is wrong."""
+    """The profile of that name: `portable`, `vsphere:7.0`, or the path of a file.
+
+    UsageError with the closest one if there is none, or if its file is wrong.
+    """
+    if is_path(name):
+        try:
+            return parse_profile(name, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+            raise UsageError(f"profile {name}: {said}", "ovfbuild profiles lists those that ship") from None
+    stem, colon, version = name.partition(":")
     known = profile_names()
-    if name not in known:
-        near = closest(name, known) or f"; known: {', '.join(known)}"
-        raise UsageError(f"unknown profile '{name}'{near}")
-    text = (resources.files("ovfbuild.descriptors") / f"{name}.toml").read_text(encoding="utf-8")
-    return parse_profile(name, text)
+    if stem not in known:
+        near = closest(stem, known) or f"; known: {', '.join(known)}"
+        raise UsageError(f"unknown profile '{stem}'{near}")
+    found = parse_profile(stem, _text(stem))
+    return _of_version(found, version) if colon else found
 
 
 def parse_profile(name: str, text: str) -> Profile:
-    """The profile that `text` describes, with all of its mistakes in one UsageError."""
+    """The profile that `text` describes, with all of its mistakes in one UsageError.
+
+    A file with `extends = "NAME"` has what that profile that ships has, but for its own keys.
+    """
+    file = name if is_path(name) else f"{name}.toml"
     try:
-        return Profile.model_validate({"name": name, **tomllib.loads(text)})
+        table = tomllib.loads(text)
+        if isinstance(table.get("extends"), str):
+            table = _extended(table, file)
+        return Profile.model_validate({"name": name, **table})
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name}.toml: not TOML: {error}") from None
+        raise UsageError(f"{file}: not TOML: {error}") from None
     except ValidationError as error:
-        lines = (f"{name}.toml: {path}: {sentence}" for path, sentence in sentences(error))
+        lines = (": ".join(filter(None, (file, path, said))) for path, said in sentences(error))
         raise UsageError("\n".join(lines)) from None
+
+
+def _extended(table: dict[str, Any], file: str) -> dict[str, Any]:
+    parent = table.pop("extends")
+    if parent not in profile_names():
+        near = closest(parent, profile_names()) or f"; write one of {', '.join(profile_names())}"
+        raise UsageError(f"{file}: extends: there is no profile '{parent}'{near}")
+    return _merged(tomllib.loads(_text(parent)), table)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return {**under, **both}
+
+
+def _of_version(found: Profile, version: str) -> Profile:
+    if version not in found.versions:
+        near = closest(version, found.versions) or f"; known: {', '.join(found.versions) or 'none, leave it out'}"
+        raise UsageError(f"profile {found.name} has no version '{version}'{near}")
+    changes = {
+        "name": f"{found.name}:{version}",
+        "suffix": f"{found.suffix}-{version}",
+        "virtual_system_type": found.versions[version],
+    }
+    return found.model_copy(update=changes)
+
+
+def _text(name: str) -> str:
+    return (resources.files("ovfbuild.descriptors") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+FEATURES: tuple[Feature, ...] = get_args(Feature)

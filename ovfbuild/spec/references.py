@@ -108,12 +108,12 @@ FileOrUrl = Annotated[Path | str, text_field(_image), json_string()]
 
 
 def _profile(text: str, folder: Path) -> str:
-    del folder
-    known = profile.profile_names()
-    if text not in known:
-        near = closest(text, known) or f"; known: {', '.join(known)}"
-        raise ValueError(f"unknown profile {quoted(text)}{near}")
-    return text
+    name = str(_file(text, folder)) if profile.is_path(text) else text
+    try:
+        profile.load_profile(name)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+    return name
 
 
 def _distribution(text: str, folder: Path) -> str:

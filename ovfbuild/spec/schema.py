@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
         tables[name]["oneOf"] = [{"required": [key]} for key in keys]
     tables["Base"]["properties"]["distribution"]["enum"] = list(guest_os.distributions())
     tables["Base"]["properties"]["os"]["examples"] = list(guest_os.names())
-    schema["properties"]["profiles"]["items"]["enum"] = list(profile.profile_names())
+    schema["properties"]["profiles"]["items"]["examples"] = list(profile.profile_names())
     for name, field in schema["properties"].items():
         if "$ref" in field:  # what stands beside a reference is not read: the table says it itself
             schema["properties"][name] = {"$ref": field["$ref"]}
@@ -54,7 +54,7 @@ def _plain(node: Any, *, names: bool = False) -> Any:
     plain = {
         key: _plain(inner, names=key in ("properties", "$defs"))
         for key, inner in node.items()
-        if key != "title" and not (key == "default" and inner is None)
+        if key != "title" and inner is not None
     }
     # Older pydantics put a lone reference into allOf.
     choices = [choice for choice in plain.pop("anyOf", plain.pop("allOf", ())) if choice != {"type": "null"}]

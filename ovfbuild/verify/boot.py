@@ -50,6 +50,11 @@ _NICS: Mapping[str, str] = {
 }
 
 
+def bootable(resource_type: int, resource_subtype: str) -> bool:
+    """Whether QEMU has such a disk controller."""
+    return (resource_type, resource_subtype.lower()) in _CONTROLLERS
+
+
 @dataclass(frozen=True)
 class Told:
     """The properties that an appliance is given when it is booted, and how."""
@@ -212,7 +217,7 @@ def hardware(
         if item.resource_type == _NIC
     ]
     variables = None
-    if any(config.key == "firmware" and config.value == "efi" for config in system.hardware.configs):
+    if system.efi:
         variables = work / "efi-variables.fd"
         variables.write_bytes(ovmf()[1].read_bytes())
     return Hardware(

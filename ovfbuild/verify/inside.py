@@ -17,6 +17,8 @@ _KINDS = {
     17: "disk",
     20: "SATA controller",
     21: "serial port",
+    23: "USB controller",
+    24: "video card",
 }
 
 
@@ -59,7 +61,6 @@ def _system(package: Package) -> dict[str, Any]:
     system = package.envelope.virtual_system
     hardware, guest = system.hardware, system.operating_system
     quantities = {item.resource_type: item.virtual_quantity for item in hardware.items}
-    firmware = next((config.value for config in hardware.configs if config.key == "firmware"), "bios")
     return {
         "name": system.name or system.id,
         "os": guest.description if guest else None,
@@ -75,7 +76,7 @@ def _system(package: Package) -> dict[str, Any]:
             ),
             0,
         ),
-        "firmware": firmware,
+        "firmware": "efi" if system.efi else "bios",
         "transport": list(hardware.transport),
         "devices": [_device(item) for item in hardware.items if item.resource_type not in (_CPU, _MEMORY)],
     }

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ovfbuild.formats.envelope import Envelope
-from ovfbuild.formats.ovf import VMW
-from ovfbuild.formats.ovf_reader import VBOX
+from ovfbuild.formats.ovf import VBOX, VMW
 from ovfbuild.verify.verdict import Finding
 
 _CDROM, _SATA = 15, 20
@@ -105,15 +104,19 @@ def _environment(envelope: Envelope) -> Iterator[Finding]:
 
 
 def _vbox(envelope: Envelope) -> Iterator[Finding]:
-    if envelope.vbox is None:
+    described = envelope.virtual_system.machine
+    if described is None:
         return
-    yield Finding("vbox-machine", "vbox:Machine", "VirtualBox reads nothing else", line=envelope.vbox.line)
+    yield Finding("vbox-machine", "vbox:Machine", "VirtualBox reads nothing else", line=described.line)
     section = envelope.disk_section
     known = {(disk.vbox_uuid or "").strip("{}").lower() for disk in (section.disks if section else ())}
-    for uuid in envelope.vbox.images:
+    attached = (
+        image.get("uuid") or "" for device in described.every("AttachedDevice") for image in device.every("Image")
+    )
+    for uuid in attached:
         if uuid.strip("{}").lower() not in known:
             text = f"the Image {uuid[:40]} is no Disk's vbox:uuid"
-            yield Finding("vbox-images", "vbox:Machine", text, line=envelope.vbox.line)
+            yield Finding("vbox-images", "vbox:Machine", text, line=described.line)
 
 
 def _unread(envelope: Envelope) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ def judge(envelope: Envelope, members: Mapping[str, int], also: Sequence[Envelop
     yield from _disk_section(envelope, systems)
     for one in systems:
         for finding in (*machine.judge(one), *hardware.judge(one)):
-            yield _but_virtualbox(finding) if one.vbox else finding
+            yield _but_virtualbox(finding) if one.virtual_system.machine else finding
 
 
 def _but_virtualbox(finding: Finding) -> Finding:

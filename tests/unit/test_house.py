@@ -17,7 +17,7 @@ ROOMS = {
     "guest": set(),
     "vm": {"guest"},
     "verify": {"formats", "vm", "spec"},
-    "cli": {"spec", "verify", "pipeline"},
+    "cli": {"spec", "verify", "pipeline", "packages"},
 }
 WALLS = {"errors", "files", "progress", "cache", "__init__"}
 

@@ -186,8 +186,7 @@ def test_host_name_and_keys_are_checked(tmp_path: Path) -> None:
 
 
 def test_an_appliance_and_its_package_declare_the_same(tmp_path: Path) -> None:
-    table = {"properties": TABLES}
-    envelope = ovf_reader.parse(descriptor(tmp_path, **table))
+    envelope = ovf_reader.parse(descriptor(tmp_path, properties=TABLES))
     found = identity.declared_in(Package(tmp_path, (), b"", (envelope,)))
     assert found.name == "hello"
     told = {one.key: (one.type, one.default) for one in found.properties}
@@ -196,7 +195,7 @@ def test_an_appliance_and_its_package_declare_the_same(tmp_path: Path) -> None:
         **{"tls": ("bool", False), "address": ("string", None), "level": ("string", "info")},
     }
     assert found.properties[5].choices == ("info", "debug")
-    assert [one.key for one in properties_of(tmp_path, table)] == list(told)
+    assert [one.key for one in properties_of(tmp_path, {"properties": TABLES})] == list(told)
     (tmp_path / "appliance.toml").write_text(
         'name = "hello"\nversion = "1"\n[base]\ndistribution = "debian:12"\n[[properties]]\nkey = "dm.host"\n'
     )

@@ -49,7 +49,7 @@ def noise(length: int, seed: int = 0) -> bytes:
 
 def written(disk: Pieces, threads: int | None = 2) -> tuple[vmdk.Extent, bytes]:
     out = io.BytesIO()
-    extent = vmdk.write(disk, out, name="x-disk1.vmdk", cid=0x1234ABCD, threads=threads)
+    extent = vmdk.write(disk, out, name="x-disk1.vmdk", cid=0x1234ABCD, packing=vmdk.Packing(threads=threads))
     return extent, out.getvalue()
 
 

@@ -70,7 +70,8 @@ def digest(disk: Pieces, name: str, threads: int) -> str:
         def write(self, octets: bytes) -> None: ...
 
     compress = compressor(name).compress
-    return vmdk.write(disk, Nowhere(), name="x.vmdk", cid=1, compress=compress, threads=threads).sha256
+    packing = vmdk.Packing(compress, threads=threads)
+    return vmdk.write(disk, Nowhere(), name="x.vmdk", cid=1, packing=packing).digest
 
 
 @pytest.mark.parametrize("name", STABLE)

@@ -84,5 +84,5 @@ def test_portable_names(name: str) -> None:
 
 
 def test_digest_that_is_none() -> None:
-    with pytest.raises(ValueError, match="no SHA-256"):
+    with pytest.raises(ValueError, match="no SHA256"):
         manifest.dump([("x.ovf", A.upper())])

@@ -24,7 +24,7 @@ def package(path: Path) -> Path:
         manifest = archive.reserve("x.mf", 100)
         with archive.member("x-disk1.vmdk") as out:
             disk = Pieces(1 << 20, ((0, noise(200_000)),))
-            extent = vmdk.write(disk, out, name="x-disk1.vmdk", cid=1, threads=2)
+            extent = vmdk.write(disk, out, name="x-disk1.vmdk", cid=1, packing=vmdk.Packing(threads=2))
         assert out.size == extent.file_size
         archive.add("note.txt", b"hello")
         descriptor.fill(b"<Envelope/>".ljust(700, b"\n"))

@@ -92,7 +92,7 @@ def test_extent_says_what_was_written(disk: Pieces) -> None:
     extent, octets = written(disk)
     assert extent.capacity == disk.capacity
     assert extent.file_size == len(octets)
-    assert extent.sha256 == hashlib.sha256(octets).hexdigest()
+    assert extent.digest == hashlib.sha256(octets).hexdigest()
     assert extent.populated_size <= extent.capacity
 
 
@@ -159,7 +159,7 @@ def test_batches_in_flight_are_few() -> None:
             assert sum(reads) < self.seen + 8 * MIB
 
     disk = Counted(48 * MIB, ((0, bytes(48 * MIB)),))
-    vmdk.write(disk, Slow(), name="x.vmdk", cid=1, threads=2)
+    vmdk.write(disk, Slow(), name="x.vmdk", cid=1, packing=vmdk.Packing(threads=2))
     assert sum(reads) == 48 * MIB
 
 

@@ -10,6 +10,7 @@ from pydantic_core import core_schema
 
 from ovfbuild.spec import mistakes as sentences_of
 from ovfbuild.spec.models import Appliance
+from ovfbuild.spec.profile import profile_names
 
 Find = Callable[..., list[str]]
 
@@ -102,7 +103,10 @@ def test_types_in_the_words_of_toml(mistakes: Find, top: str, sentence: str) -> 
             'version = "1"\nprofiles = ["portabel"]',
             "profiles[0]: unknown profile 'portabel'; did you mean 'portable'?",
         ),
-        ('version = "1"\nprofiles = ["xyz"]', "profiles[0]: unknown profile 'xyz'; known: portable"),
+        (
+            'version = "1"\nprofiles = ["xyz"]',
+            "profiles[0]: unknown profile 'xyz'; known: " + ", ".join(profile_names()),
+        ),
         ('version = "1"\nprofiles = ["portable", "portable"]', "profiles: has 'portable' twice; keep one"),
         ('version = "1"\nsummry = "x"', "summry: unknown key 'summry'; did you mean 'summary'?"),
         ('version = "1"\nbase = "debian"', "base: must be a table, not a string"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ovfbuild.formats import ova, vmdk
+from ovfbuild.formats import ova, ova_reader, vmdk
 from ovfbuild.verify import content
 from ovfbuild.vm.disk import open_reader
 from ovfbuild.vm.sealed import SealedDisk
@@ -55,6 +55,6 @@ def test_a_packed_disk_is_the_sealed_one_or_is_not(
         with archive.member("x.vmdk") as out:
             vmdk.write(source, out, name="x.vmdk", cid=1)
     sealed = raw(tmp_path / "sealed", PIECES | CHANGES[name])
-    member = ova.members(tmp_path / "x.ova")[1]
+    member = ova_reader.members(tmp_path / "x.ova")[1]
     same = name in ("the same", "zeros that are allocated elsewhere")
     assert content.is_packed(sealed, tmp_path / "x.ova", member, tmp_path) is same

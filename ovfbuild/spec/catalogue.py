@@ -1,0 +1,57 @@
+"""The words of [hardware] and [[networks]]: descriptors/hardware.toml as frozen models."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from ovfbuild.spec.table import Table
+
+ControllerName = Literal["ahci", "lsilogic", "lsilogicsas", "pvscsi", "nvme", "ide"]
+NicName = Literal["e1000", "e1000e", "vmxnet3", "virtio", "pcnet"]
+
+
+class Controller(Table):
+    """A controller of disks or drives, in the words of CIM_ResourceAllocationSettingData."""
+
+    title: str
+    label: str
+    """Its Description, and with a number its ElementName."""
+    resource_type: Literal[5, 6, 20]
+    """5 IDE, 6 parallel SCSI and SAS, 20 other storage (SATA, NVMe)."""
+    resource_subtype: str = ""
+    """Empty: the element is left out."""
+    virtualbox: str | None = None
+    """StorageController/@type of a vbox:Machine; None where VirtualBox has none."""
+
+
+class Nic(Table):
+    """A model of network cards."""
+
+    title: str
+    resource_subtype: str
+    virtualbox: str | None = None
+    """Adapter/@type of a vbox:Machine; None where VirtualBox has none."""
+
+
+class _Catalogue(Table):
+    controllers: dict[ControllerName, Controller]
+    nics: dict[NicName, Nic]
+
+
+def controller(name: ControllerName) -> Controller:
+    """What a descriptor says of the controller that [hardware] calls `name`."""
+    return _catalogue().controllers[name]
+
+
+def nic(name: NicName) -> Nic:
+    """What a descriptor says of the network card that [[networks]] calls `name`."""
+    return _catalogue().nics[name]
+
+
+@cache
+def _catalogue() -> _Catalogue:
+    text = (resources.files("ovfbuild.descriptors") / "hardware.toml").read_text(encoding="utf-8")
+    return _Catalogue.model_validate(tomllib.loads(text))

@@ -1,0 +1,87 @@
+"""(Appliance, Profile) → Machine: the hardware that a package declares, and what its importers can't take.
+
+What the appliance asks for goes before what the profile says, and is refused where the profile does not take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ovfbuild.spec.catalogue import Controller, ControllerName, Nic, NicName, controller, nic
+from ovfbuild.spec.models import Appliance
+from ovfbuild.spec.profile import Feature, Profile, load_profile, profile_names, takers
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A network card, and the network that it is connected to."""
+
+    network: str
+    name: NicName
+
+    @property
+    def nic(self) -> Nic:
+        return nic(self.name)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is the profile's where the appliance does not say."""
+
+    disk_controller: ControllerName
+    adapters: tuple[Adapter, ...]
+    cdrom: bool
+    transport: tuple[str, ...]
+
+    @property
+    def controller(self) -> Controller:
+        """What a descriptor says of the disk's controller."""
+        return controller(self.disk_controller)
+
+
+def machine(appliance: Appliance, profile: Profile) -> Machine:
+    """The machine of a package. Without a CD-ROM drive the OVF environment does not come on an ISO."""
+    asked = appliance.hardware
+    cdrom = profile.cdrom.present if asked.cdrom is None else asked.cdrom
+    return Machine(
+        disk_controller=asked.controller or profile.disk.controller,
+        adapters=tuple(Adapter(one.name, one.model or profile.nic.model) for one in appliance.networks),
+        cdrom=cdrom,
+        transport=tuple(way for way in profile.transport if cdrom or way != "iso"),
+    )
+
+
+def refusals(appliance: Appliance, profile: Profile) -> Iterator[str]:
+    """`key: what the profile can't take; what would work`, for each thing that it can't."""
+    asked = appliance.hardware
+    if asked.controller and asked.controller not in profile.disk.controllers:
+        yield _refused("hardware.controller", asked.controller, profile, lambda one: one.disk.controllers)
+    for index, network in enumerate(appliance.networks):
+        if network.model and network.model not in profile.nic.models:
+            yield _refused(f"networks[{index}].model", network.model, profile, lambda one: one.nic.models)
+    for key, feature in _features(appliance):
+        if feature not in profile.takes:
+            known = " or ".join(takers(feature)) or "no profile that ships"
+            yield f"{key}: profile {profile.name} can't take it; leave it out, or package for {known}"
+
+
+def _features(appliance: Appliance) -> Iterator[tuple[str, Feature]]:
+    """What an appliance asks for that not every importer takes, with its key."""
+    hardware = appliance.hardware
+    asked: tuple[tuple[str, Feature, object], ...] = (
+        ("hardware.firmware", "efi", hardware.firmware == "efi"),
+        ("hardware.secure_boot", "secure_boot", hardware.secure_boot),
+        ("hardware.cores_per_socket", "cores_per_socket", hardware.cores_per_socket),
+        ("hardware.serial", "serial", hardware.serial),
+        ("hardware.usb", "usb", hardware.usb),
+        ("hardware.video_memory", "video_memory", hardware.video_memory),
+    )
+    yield from ((key, feature) for key, feature, there in asked if there)
+
+
+def _refused(key: str, word: str, profile: Profile, known: Callable[[Profile], Sequence[str]]) -> str:
+    choices = " or ".join(f'"{one}"' for one in known(profile))
+    others = [name for name in profile_names() if word in known(load_profile(name))]
+    instead = f", or package for {' or '.join(others)}" if others else ""
+    return f"{key}: profile {profile.name} has no '{word}'; write {choices}{instead}"
