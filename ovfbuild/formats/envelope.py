@@ -83,6 +83,25 @@ class NetworkSection:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """A size of the machine that can be chosen (clause 9.8), to which an Item's `configuration` refers by id."""
+
+    id: str
+    label: str
+    description: str
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class DeploymentOptionSection:
+    """The sizes that can be chosen (clause 9.8)."""
+
+    configurations: tuple[Configuration, ...]
+    info: str = "The sizes of the machine"
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
 class OperatingSystemSection:
     """The guest's system (clause 9.9): `id` is CIM_OperatingSystem.OsType, `os_type` VMware's own name."""
 
@@ -178,8 +197,20 @@ class Property:
     user_configurable: bool = False
     password: bool = False
     qualifiers: str | None = None
+    category: str | None = None
+    """The Category element that it stands under."""
     label: str | None = None
     description: str | None = None
+
+
+@dataclass(frozen=True)
+class Icon:
+    """An image of the product (clause 9.5), in pixels; `file_ref` is a File's id."""
+
+    file_ref: str
+    height: int
+    width: int
+    mime_type: str = "image/png"
 
 
 @dataclass(frozen=True)
@@ -192,6 +223,7 @@ class ProductSection:
     full_version: str | None = None
     product_url: str | None = None
     vendor_url: str | None = None
+    icon: Icon | None = None
     properties: tuple[Property, ...] = ()
     class_: str | None = None
     instance: str | None = None
@@ -286,3 +318,4 @@ class Envelope:
     network_section: NetworkSection | None
     virtual_system: VirtualSystem
     unread: tuple[Unread, ...] = ()
+    deployment_options: DeploymentOptionSection | None = None

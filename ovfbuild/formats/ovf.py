@@ -221,6 +221,12 @@ def _put_package(root: Element, envelope: model.Envelope) -> None:
         for network in envelope.network_section.networks:
             child = _put(section, "Network", None, _attributes([("name", network.name)]))
             _put_all(child, [("Description", network.description)])
+    if envelope.deployment_options:
+        section = _put_section(root, "DeploymentOptionSection", envelope.deployment_options.info)
+        for one in envelope.deployment_options.configurations:
+            pairs = [("id", one.id), ("default", one.default or None)]
+            child = _put(section, "Configuration", None, _attributes(pairs))
+            _put_all(child, [("Label", one.label), ("Description", one.description)])
 
 
 def _disk_attributes(disk: model.Disk) -> Iterator[tuple[str, Scalar]]:
@@ -301,7 +307,14 @@ def _put_product(parent: Element, product: model.ProductSection) -> None:
     children += [("FullVersion", product.full_version), ("ProductUrl", product.product_url)]
     children += [("VendorUrl", product.vendor_url)]
     _put_all(section, children)
+    if icon := product.icon:
+        pairs = [("fileRef", icon.file_ref), ("height", icon.height), ("width", icon.width)]
+        _put(section, "Icon", None, _attributes([*pairs, ("mimeType", icon.mime_type)]))
+    category = None
     for entry in product.properties:
+        if entry.category != category:
+            _put(section, "Category", entry.category or "")
+            category = entry.category
         attributes = _attributes(_property_attributes(entry))
         element = _put(section, "Property", None, attributes)
         _put_all(element, [("Label", entry.label), ("Description", entry.description)])

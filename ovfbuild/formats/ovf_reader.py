@@ -40,7 +40,16 @@ _STANDARD_RASD = frozenset(
 )
 """Of CIM_ResourceAllocationSettingData, what importers skip; DSP8023 has them."""
 _CIM_OF_2 = ("CIM_StorageAllocationSettingData", "CIM_EthernetPortAllocationSettingData")
-_KNOWN = frozenset(("References", "DiskSection", "NetworkSection", "VirtualSystem", "VirtualSystemCollection"))
+_KNOWN = frozenset(
+    (
+        "References",
+        "DiskSection",
+        "NetworkSection",
+        "DeploymentOptionSection",
+        "VirtualSystem",
+        "VirtualSystemCollection",
+    )
+)
 _FATAL = {"descriptor-version", "descriptor-incomplete", "several-systems"}
 """The faults that `parse` does not read past."""
 _SEE = "see DSP0243 1.1 for what a descriptor says"
@@ -248,10 +257,11 @@ class _Reader:
         disks = self._maybe(root, "DiskSection", self._disk_section)
         networks = self._maybe(root, "NetworkSection", self._network_section)
         systems = [self._virtual_system(element) for element in self._systems(root)]
+        options = self._maybe(root, "DeploymentOptionSection", self._deployment_options)
         self._note(root, _KNOWN)
         unread = tuple(sorted(self._unread, key=lambda element: element.line))
         for system in systems or [_nothing()]:
-            yield model.Envelope(files or (), disks, networks, system, unread)
+            yield model.Envelope(files or (), disks, networks, system, unread, options)
 
     def _systems(self, root: Element) -> list[Element]:
         collection = self._only(root, "VirtualSystemCollection")
@@ -298,6 +308,16 @@ class _Reader:
     def _network_section(self, element: Element) -> model.NetworkSection:
         self._note(element, frozenset({"Info", "Network"}))
         return model.NetworkSection(self._all(element, "Network", self._network), self._needed(element, "Info"))
+
+    def _deployment_options(self, element: Element) -> model.DeploymentOptionSection:
+        self._note(element, frozenset({"Info", "Configuration"}))
+        found = self._all(element, "Configuration", self._configuration)
+        return model.DeploymentOptionSection(found, self._needed(element, "Info"), _line(element))
+
+    def _configuration(self, element: Element) -> model.Configuration:
+        default = self._boolean(element, "default", _get(element, "default"), False)
+        label, description = self._needed(element, "Label"), self._needed(element, "Description")
+        return model.Configuration(self._need(element, "id"), label, description, default)
 
     def _network(self, element: Element) -> model.Network:
         return model.Network(self._need(element, "name"), self._text(element, "Description"), _line(element))
@@ -402,7 +422,7 @@ class _Reader:
 
     def _product(self, element: Element) -> model.ProductSection:
         names = {"Product", "Vendor", "Version", "FullVersion", "ProductUrl", "VendorUrl"}
-        self._note(element, frozenset(names | {"Info", "Property"}))
+        self._note(element, frozenset(names | {"Info", "Property", "Category", "Icon"}))
         return model.ProductSection(
             line=_line(element),
             product=self._text(element, "Product"),
@@ -411,14 +431,28 @@ class _Reader:
             full_version=self._text(element, "FullVersion"),
             product_url=self._text(element, "ProductUrl"),
             vendor_url=self._text(element, "VendorUrl"),
-            properties=self._all(element, "Property", self._property),
+            icon=self._maybe(element, "Icon", self._icon),
+            properties=tuple(self._properties(element)),
             class_=_get(element, "class"),
             instance=_get(element, "instance"),
             required=self._required(element),
             info=self._needed(element, "Info"),
         )
 
-    def _property(self, element: Element) -> model.Property:
+    def _icon(self, element: Element) -> model.Icon:
+        height, width = (self._number(element, name, self._need(element, name)) for name in ("height", "width"))
+        return model.Icon(self._need(element, "fileRef"), height, width, self._need(element, "mimeType"))
+
+    def _properties(self, element: Element) -> Iterator[model.Property]:
+        """Each under the Category that stands before it."""
+        category = None
+        for child in element:
+            if _name(child) == "Category":
+                category = child.text or None
+            elif _name(child) == "Property":
+                yield self._property(child, category)
+
+    def _property(self, element: Element, category: str | None) -> model.Property:
         self._note(element, frozenset({"Label", "Description"}))
         configurable = _get(element, "userConfigurable")
         return model.Property(
@@ -428,6 +462,7 @@ class _Reader:
             user_configurable=self._boolean(element, "userConfigurable", configurable, False),
             password=self._boolean(element, "password", _get(element, "password"), False),
             qualifiers=_get(element, "qualifiers"),
+            category=category,
             label=self._text(element, "Label"),
             description=self._text(element, "Description"),
         )

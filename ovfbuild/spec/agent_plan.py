@@ -101,7 +101,7 @@ def resolve_agent(appliance: Appliance, payload: Payload) -> AgentPlan | None:
     origin = origin_of(agent, wanted, values, payload)
     said += _unmet(appliance, agent)
     said += _unknown(agent, appliance, version)
-    said += _unknown_slots(wanted, values, [one.key for one in appliance.properties])
+    said += _unknown_slots(wanted, values, [one.key for one in appliance.told])
     steps = tuple(_steps(appliance, profile, origin, values, payload))
     plan = AgentPlan(
         name=agent.name,

@@ -82,6 +82,8 @@ class Property(Table):
     """The greatest number; of a string or password, the most characters."""
     choices: tuple[f.Line, ...] = ()
     """The only strings that are taken."""
+    category: f.Line = ""
+    """The heading under which a form shows it."""
 
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

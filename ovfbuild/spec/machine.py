@@ -76,6 +76,9 @@ def _features(appliance: Appliance) -> Iterator[tuple[str, Feature]]:
         ("hardware.serial", "serial", hardware.serial),
         ("hardware.usb", "usb", hardware.usb),
         ("hardware.video_memory", "video_memory", hardware.video_memory),
+        ("vmware", "vmware", appliance.vmware.config or appliance.vmware.extra_config),
+        ("deployment_options", "deployment_options", appliance.deployment_options),
+        ("icon", "icon", appliance.icon),
     )
     yield from ((key, feature) for key, feature, there in asked if there)
 

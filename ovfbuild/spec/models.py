@@ -18,6 +18,14 @@ from ovfbuild.spec.deployment import Property, clashes
 from ovfbuild.spec.hardware import Hardware, Network, at_least
 from ovfbuild.spec.languages import Java, Node, Python, not_offered
 from ovfbuild.spec.mistakes import quoted
+from ovfbuild.spec.products import (
+    DeploymentOption,
+    Product,
+    VMware,
+    option_clashes,
+    same_products,
+    told_tables,
+)
 from ovfbuild.spec.table import Table
 
 _MIB = 1024**2
@@ -227,6 +235,8 @@ class Appliance(Table):
     """Who makes it."""
     url: f.HttpUrl | None = None
     """Where to read more about it."""
+    icon: r.PngFile | None = None
+    """A PNG image that stands for the appliance."""
     annotation: f.Prose = ""
     """Remarks that the importer shows."""
     eula: r.TextFile | None = None
@@ -255,6 +265,12 @@ class Appliance(Table):
     """Programs that run once in the guest, in this order."""
     properties: tuple[Property, ...] = ()
     """Values that are given where the appliance is deployed."""
+    products: tuple[Product, ...] = ()
+    """Further products in the appliance, with properties of their own."""
+    deployment_options: tuple[DeploymentOption, ...] = ()
+    """Sizes of the machine that are chosen where the appliance is deployed; many importers misread them."""
+    vmware: VMware = VMware()
+    """VMware's own settings."""
     cloud_init: CloudInit = CloudInit()
     """The author's own cloud-init."""
     package: Package = Package()
@@ -274,7 +290,15 @@ class Appliance(Table):
         if secure and isinstance(base, Mapping) and "distribution" in base:
             yield "hardware", "has secure_boot, but a base made here has no signed boot loader; name an image that has"
         yield from not_offered(table)
-        yield from clashes(table.get("properties"))
+        own = table.get("properties")
+        yield from clashes([*(own if isinstance(own, list | tuple) else ()), *told_tables(table.get("products"))])
+        yield from same_products(table.get("products"))
+        yield from option_clashes(table.get("deployment_options"))
+
+    @property
+    def told(self) -> tuple[Property, ...]:
+        """What it is told where it is deployed, its own and its products', by the keys in the machine."""
+        return (*self.properties, *(one for product in self.products for one in product.told))
 
     @property
     def hostname(self) -> str:

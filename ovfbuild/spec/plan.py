@@ -180,9 +180,9 @@ def disk_inputs(plan: Plan) -> dict[str, Any]:
 
 def _deployment(appliance: Appliance, agent: AgentPlan | None) -> Deployment:
     if agent is None:
-        return deployment(appliance.properties)
+        return deployment(appliance.told)
     return deployment(
-        appliance.properties,
+        appliance.told,
         agent.properties,
         drop_files=agent.drop_files,
         before=agent.units,

@@ -31,7 +31,6 @@ Feature = Literal[
     "usb",
     "video_memory",
     "vmware",
-    "products",
     "deployment_options",
     "icon",
 ]

@@ -22,7 +22,6 @@ _FEATURES: dict[Feature, str] = {
     "usb": "`usb`",
     "video_memory": "`video_memory`",
     "vmware": "`[vmware]`",
-    "products": "`[[products]]`",
     "deployment_options": "`[[deployment_options]]`",
     "icon": "`icon`",
 }

@@ -49,6 +49,17 @@ def _text_file(text: str, folder: Path) -> Path:
     return path
 
 
+def _png(text: str, folder: Path) -> Path:
+    path = _file(text, folder)
+    octets = path.read_bytes()
+    # The signature, then the chunk IHDR with width and height (PNG, 5.2 and 11.2.2).
+    if not octets.startswith(b"\x89PNG\r\n\x1a\n") or octets[12:16] != b"IHDR" or len(octets) < 33:
+        raise ValueError(f"{quoted(text)} is not a PNG image; save it as PNG")
+    if len(octets) > _LARGEST_ICON:
+        raise ValueError(f"{quoted(text)} has {len(octets)} bytes; an icon has at most {_LARGEST_ICON}")
+    return path
+
+
 def _user_data(text: str, folder: Path) -> Path:
     path = _text_file(text, folder)
     try:
@@ -95,9 +106,12 @@ def _image(text: str, folder: Path) -> Path | str:
     return text
 
 
+_LARGEST_ICON = 1 << 20
+
 AnyPath = Annotated[Path, text_field(_existing), json_string()]
 """A file or a folder that exists."""
 FilePath = Annotated[Path, text_field(_file), json_string()]
+PngFile = Annotated[Path, text_field(_png), json_string()]
 TextFile = Annotated[Path, text_field(_text_file), json_string()]
 RequirementsFile = Annotated[Path, text_field(_requirements), json_string()]
 UserDataFile = Annotated[Path, text_field(_user_data), json_string()]

@@ -34,14 +34,12 @@ class Table(BaseModel):
     @classmethod
     def _all_at_once(cls, table: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         found: list[InitErrorDetails] = []
+        known = {field.alias or name: field for name, field in cls.model_fields.items()}
         model = None
         try:
             model = handler(_arrays_as_tuples(table))
         except ValidationError as error:
-            found += (
-                _mistake(sentence(detail, cls.model_fields), detail["loc"])
-                for detail in error.errors(include_url=False)
-            )
+            found += (_mistake(sentence(detail, known), detail["loc"]) for detail in error.errors(include_url=False))
         if isinstance(table, Mapping):
             found += (_mistake(said, (key,) if key else ()) for key, said in cls.contradictions(table))
         if found or model is None:

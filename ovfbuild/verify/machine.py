@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ovfbuild.formats.envelope import Envelope
-from ovfbuild.formats.ovf import VBOX, VMW
+from ovfbuild.formats.ovf import VBOX
 from ovfbuild.verify.verdict import Finding
 
 _CDROM, _SATA = 15, 20
@@ -120,16 +120,19 @@ def _vbox(envelope: Envelope) -> Iterator[Finding]:
 
 
 def _unread(envelope: Envelope) -> Iterator[Finding]:
+    if envelope.deployment_options:
+        line = envelope.deployment_options.line
+        yield Finding(
+            "deployment-options", "DeploymentOptionSection", "importers disagree on the configuration", line=line
+        )
+    for config in envelope.virtual_system.hardware.extra_configs:
+        yield Finding("extra-config", "vmw:ExtraConfig", "it is taken from trusted packages only", line=config.line)
+        if config.required:
+            yield Finding("config-required", "vmw:ExtraConfig", "it is not optional", line=config.line)
     for element in envelope.unread:
         name, shown, line = element.name, element.name[:120], element.line
-        if name == "DeploymentOptionSection":
-            yield Finding("deployment-options", shown, "importers disagree on the configuration", line=line)
-        elif name == "BootOrderSection":
+        if name == "BootOrderSection":
             yield Finding("boot-order", shown, "it confuses vCenter", line=line)
-        elif name == f"{{{VMW}}}ExtraConfig":
-            yield Finding("extra-config", "vmw:ExtraConfig", "it is taken from trusted packages only", line=line)
-            if element.required:
-                yield Finding("config-required", "vmw:ExtraConfig", "it is not optional", line=line)
         elif element.required and name not in _STANDARD and not name.startswith(f"{{{VBOX}}}"):
             text = f"{shown} is not known to every importer and is not marked as optional"
             yield Finding("unknown-element", shown, text, line=line)
