@@ -23,6 +23,7 @@ _PIECE = 1 << 20
 _MOST_OF_A_RULE = 25
 """Findings: what comes after them tells nothing new."""
 _SIGNATURE = re.compile(rb"(?m)^SHA(?:1|256|384|512)\(([^()\r\n]+)\)= ?[0-9a-fA-F]+\r?$")
+_OTHER_DIGESTS = {"SHA1": "manifest-sha1", "SHA512": "manifest-sha512"}
 _PEM = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -107,8 +108,8 @@ def _judge_manifest(package: Package, digests: _Digests) -> Iterator[Finding]:
         yield Finding(fault.rule, member.name, fault.text, member.name, fault.line)
     algorithms = sorted({line.algorithm for line in reading.lines})
     for algorithm in algorithms:
-        if algorithm != "SHA256":
-            yield Finding(f"manifest-{algorithm.lower()}", member.name, f"its digests are {algorithm}")
+        if rule := _OTHER_DIGESTS.get(algorithm):
+            yield Finding(rule, member.name, f"its digests are {algorithm}")
     yield from _compare(reading.lines, digests.of_all(algorithms) if algorithms else {}, member.name)
     listed = {line.name for line in reading.lines}
     for one in package.members:

@@ -255,13 +255,13 @@ def test_entities_of_a_billion_laughs_are_never_expanded() -> None:
 def test_unread_elements_are_listed() -> None:
     octets = ovf.dump(ENVELOPE).replace(
         b"  <VirtualSystem ",
-        b"  <DeploymentOptionSection><Info/></DeploymentOptionSection>\n  <VirtualSystem ",
+        b"  <ovf:Unheard><Info/></ovf:Unheard>\n  <VirtualSystem ",
     )
     octets = octets.replace(b"<AnnotationSection>", b'<vmw:Odd ovf:required="false"/><AnnotationSection>')
     envelope = ovf_reader.parse(octets)
     lines = octets.decode().splitlines()
     assert [(u.name, u.required) for u in envelope.unread] == [
-        ("DeploymentOptionSection", True),
+        ("Unheard", True),
         ("{http://www.vmware.com/schema/ovf}Odd", False),
     ]
     for unread in envelope.unread:

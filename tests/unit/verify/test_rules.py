@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from ovfbuild.formats.envelope import (
+    Configuration,
+    DeploymentOptionSection,
     Disk,
     DiskSection,
     Envelope,
@@ -103,7 +105,9 @@ BROKEN: dict[str, Callable[[], Envelope]] = {
     "transport-cdrom": lambda: hardware(items=tuple(one for one in ITEMS if one.resource_type != 15)),
     "product-class": lambda: system(products=(ProductSection("p", properties=(Property("k"),), class_="c"),)),
     "eula": lambda: system(eulas=(EulaSection("text"),)),
-    "deployment-options": lambda: replace(GOOD, unread=(Unread("DeploymentOptionSection", 9, True),)),
+    "deployment-options": lambda: replace(
+        GOOD, deployment_options=DeploymentOptionSection((Configuration("small", "Small", "few"),))
+    ),
     "unknown-element": lambda: replace(GOOD, unread=(Unread("{urn:x}Thing", 9, True),)),
 }
 
