@@ -7,9 +7,11 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
+from pydantic import Field
+
 from ovfbuild.spec.table import Table
 
-ControllerName = Literal["ahci", "lsilogic", "lsilogicsas", "pvscsi", "nvme", "ide"]
+ControllerName = Literal["ahci", "lsilogic", "lsilogicsas", "pvscsi", "virtio-scsi", "nvme", "ide"]
 NicName = Literal["e1000", "e1000e", "vmxnet3", "virtio", "pcnet"]
 
 
@@ -20,11 +22,13 @@ class Controller(Table):
     label: str
     """Its Description, and with a number its ElementName."""
     resource_type: Literal[5, 6, 20]
-    """5 IDE, 6 parallel SCSI and SAS, 20 other storage (SATA, NVMe)."""
+    """5 IDE, 6 parallel SCSI and SAS, 20 other storage (SATA, NVMe, virtio)."""
     resource_subtype: str = ""
     """Empty: the element is left out."""
     virtualbox: str | None = None
     """StorageController/@type of a vbox:Machine; None where VirtualBox has none."""
+    glance: dict[str, str] = Field(default_factory=dict)
+    """OpenStack's image properties for it; empty where libvirt has none."""
 
 
 class Nic(Table):
@@ -34,6 +38,8 @@ class Nic(Table):
     resource_subtype: str
     virtualbox: str | None = None
     """Adapter/@type of a vbox:Machine; None where VirtualBox has none."""
+    glance: dict[str, str] = Field(default_factory=dict)
+    """OpenStack's image properties for it."""
 
 
 class _Catalogue(Table):

@@ -23,6 +23,10 @@ class GuestOs(Table):
     virtualbox: str
     """OSType of a vbox:Machine."""
     description: str
+    distro: str | None = None
+    """`os_distro` of an image in Glance: libosinfo's short id."""
+    user: str | None = None
+    """The account to which cloud-init gives the deployment's SSH keys."""
     suite: str | None = None
     """The archive's name of the release, where ovfbuild can make the base itself; else None."""
 

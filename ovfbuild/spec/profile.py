@@ -87,6 +87,12 @@ class VirtualBoxProfile(Table):
     """Its `version`: that of VirtualBox's settings."""
 
 
+class GlanceProfile(Table):
+    """The image properties of OpenStack, which stand beside the disk."""
+
+    machine_type: Literal["q35", "pc"]
+
+
 class Profile(Table):
     """What one kind of importer wants of a package."""
 
@@ -114,6 +120,8 @@ class Profile(Table):
     """Rules of docs/formats.md whose warnings mean nothing to these importers."""
     virtualbox: VirtualBoxProfile | None = None
     """A vbox:Machine, where one is written."""
+    glance: GlanceProfile | None = None
+    """OpenStack's image properties, where they are written."""
     disk: DiskProfile
     cdrom: CdromProfile
     nic: NicProfile

@@ -34,6 +34,7 @@ _CONTROLLERS: Mapping[tuple[int, str], str] = {
     (20, "ahci"): "ahci",
     (20, "vmware.sata.ahci"): "ahci",
     (20, "vmware.nvme.controller"): "nvme",
+    (20, "virtioscsi"): "virtio-scsi",
     (6, "virtualscsi"): "pvscsi",
     (6, "lsilogicsas"): "lsilogicsas",
     (5, ""): "ide",

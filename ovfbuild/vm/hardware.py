@@ -44,6 +44,7 @@ _CONTROLLERS: Mapping[str, Sequence[str]] = {
     "ide": (),
     "nvme": (),
     "pvscsi": ("pvscsi,id=disks",),
+    "virtio-scsi": ("virtio-scsi-pci,id=disks",),
     "lsilogicsas": ("mptsas1068,id=disks",),
 }
 _DISKS: Mapping[str, str] = {
@@ -52,6 +53,7 @@ _DISKS: Mapping[str, str] = {
     "ide": "ide-hd,bus=ide.{unit}",
     "nvme": "nvme,serial=disk{unit}",
     "pvscsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
+    "virtio-scsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
     "lsilogicsas": "scsi-hd,bus=disks.0,scsi-id={unit}",
 }
 
