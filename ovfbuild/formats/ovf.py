@@ -117,7 +117,8 @@ def _tree(octets: bytes, *, comments: bool) -> Element:
     try:
         return etree.fromstring(octets, _parser(comments))
     except etree.XMLSyntaxError as error:
-        raise FileError(f"descriptor, line {error.lineno or 1}: {error.msg}", _FORM) from error
+        what = error.msg.partition("\n")[0][:200]
+        raise FileError(f"descriptor, line {error.lineno or 1}: {what}", _FORM) from error
 
 
 def as_utf8(octets: bytes) -> tuple[bytes, str]:

@@ -110,6 +110,7 @@ class _Walker:
         self._size = stream.seek(0, 2) if size is None else size
         self._finish: int | None = None
         self._orderly = True
+        self._footed = False
         self._header = layout.Header(0, 0)
         self._descriptor: layout.DiskDescriptor | None = None
         self._directory: list[int] | None = None
@@ -168,7 +169,7 @@ class _Walker:
         while True:
             if at >= self._size:
                 self._finish = at
-                raise self._error("disk-no-end", "the file ends without its end-of-stream sector", at, _QEMU)
+                raise self._no_end(at)
             octets = self._read(at, SECTOR, "a marker")
             marker = layout.unpack_marker(octets)
             if marker.size:
@@ -180,6 +181,12 @@ class _Walker:
                 return
             else:
                 at = self._section(at, marker)
+
+    def _no_end(self, at: int) -> _Damage:
+        """Of a file that ends after a grain or a table: cut, where what the header promises had to follow."""
+        if self._header.directory == layout.DIRECTORY_AT_END and not self._footed:
+            return self._error("disk-truncated", "truncated, the file ends before its grain directory and footer", at)
+        return self._error("disk-no-end", "the file ends without its end-of-stream sector", at, _QEMU)
 
     def verdict(self) -> Walk:
         """What was found, after the last step."""
@@ -389,6 +396,7 @@ class _Walker:
             raise self._error("disk-damaged", f"a marker of unknown type {marker.kind}", at)
         if marker.value != sizes[marker.kind]:
             raise self._error("disk-damaged", f"a marker of type {marker.kind} for {marker.value} sectors", at)
+        self._footed = self._footed or marker.kind == layout.MARK_FOOTER
         if self._directory is not None:
             self._judge_place(at, marker.kind)
         return at + (1 + marker.value) * SECTOR

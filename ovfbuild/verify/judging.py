@@ -47,12 +47,12 @@ def judge(package: Package, progress: Progress) -> Verdict:
 
 
 def _at_most(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Not more than 25 of a rule."""
+    """Not more than 25 of a rule, each of them one line."""
     counted: Counter[str] = Counter()
     for finding in findings:
         counted[finding.rule] += 1
         if counted[finding.rule] <= _MOST_OF_A_RULE:
-            yield finding
+            yield finding.shown()
 
 
 def _in_descriptor(package: Package, findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ovfbuild.verify import catalogue
 from ovfbuild.verify.catalogue import MISREADS, REFUSES, Effect, Rule
@@ -30,6 +30,10 @@ class Finding:
     only: tuple[str, ...] | None = None
     """Of the importers that the rule names, those that this case hits; None for all."""
 
+    def shown(self) -> Finding:
+        """The same as one line that a terminal may get: what a package says of itself can be anything."""
+        return replace(self, place=_line(self.place, 80), text=_line(self.text, 300), member=_line(self.member, 120))
+
     @property
     def catalogued(self) -> Rule:
         return catalogue.rules()[self.rule]
@@ -51,6 +55,12 @@ class Finding:
     def __str__(self) -> str:
         names = catalogue.names([effect.importer for effect in self.effects])
         return f"{self.where}: {self.text} ({self.rule})" + (f" [{names}]" if names else "")
+
+
+def _line(text: str, longest: int) -> str:
+    """At most that many characters, each of them printable."""
+    cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return "".join(one if one.isprintable() else "�" for one in cut)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ HEADER: list[tuple[int, bytes, str]] = [
     (28, struct.pack("<Q", 2**62), "disk descriptor at sector"),
     (36, struct.pack("<Q", 2**62), "disk descriptor at sector"),
     (44, struct.pack("<I", 1024), "entries"),
-    (64, struct.pack("<Q", 2**61), "without its end-of-stream"),
+    (64, struct.pack("<Q", 2**61), "before its grain directory"),
     (72, b"\x01", "never closed"),
     (73, b"\n\n\r\n", "newline"),
     (77, struct.pack("<H", 0), "compression"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ovfbuild.formats import ovf
+from ovfbuild.formats import vmdk_layout as layout
 from ovfbuild.formats.envelope import (
     Disk,
     DiskSection,
@@ -32,6 +35,8 @@ from ovfbuild.verify.verdict import Finding, Verdict
 from tests.unit.formats.conftest import Pieces, noise, written
 
 MIB = 1 << 20
+DESCRIPTORS = Path(__file__).parents[2] / "descriptors"
+"""Descriptors that other programs wrote."""
 DISK = Pieces(3 * MIB, ((0, noise(30000)), (MIB, noise(70000, 1))))
 ITEMS = (
     Item(1, "2 CPUs", 3, virtual_quantity=2),
@@ -84,7 +89,7 @@ class Kit:
         whole = {"a.ovf": self.text, "a.mf": text, **self.files}
         return {name: whole[name] for name in self.order(list(whole))}
 
-    def pack(self, path: Path) -> Path:
+    def packed(self) -> bytes:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=self.form) as archive:
             for name, octets in self.members().items():
@@ -93,7 +98,10 @@ class Kit:
                 for key, value in self.fields.items():
                     setattr(entry, key, value)
                 archive.addfile(entry, io.BytesIO(octets))
-        path.write_bytes(self.after(out.getvalue()))
+        return self.after(out.getvalue())
+
+    def pack(self, path: Path) -> Path:
+        path.write_bytes(self.packed())
         return path
 
     def text_with(self, old: bytes, new: bytes) -> Kit:
@@ -122,3 +130,52 @@ def rules(path: Path) -> set[str]:
 
 def of(path: Path, rule: str) -> Finding:
     return next(finding for finding in verdict(path).findings if finding.rule == rule)
+
+
+def stream(
+    *grains: tuple[int, bytes], capacity: int = MIB, at_end: bool = True, header: Mapping[str, Any] | None = None
+) -> bytes:
+    """A streamOptimized VMDK of a few sectors, put together by hand: (number, 64 KiB) of each grain, for breaking.
+
+    `header` are fields of the header that are other than they should be, and so other than the footer's.
+    """
+    text = f'CID=1\nparentCID=ffffffff\ncreateType="streamOptimized"\nRW {capacity // 512} SPARSE "x"\n'
+    text += 'ddb.adapterType = "lsilogic"\n'
+    right = layout.Header(capacity // 512, layout.DIRECTORY_AT_END, overhead=2, descriptor=1, descriptor_sectors=1)
+    out = bytearray(1024)
+    entries, tables = [0] * layout.TABLE_ENTRIES, layout.tables_of(capacity // 512)
+    for number, octets in grains:
+        packed = zlib.compress(octets)
+        entries[number] = len(out) // 512
+        out += layout.padded(layout.pack_grain_marker(number, len(packed)) + packed)
+    out += layout.pack_marker(4, layout.MARK_TABLE)
+    table = len(out) // 512
+    out += layout.pack_entries(entries) + layout.pack_marker(layout.directory_sectors(tables), layout.MARK_DIRECTORY)
+    directory = len(out) // 512
+    out += layout.pack_entries([table] + [0] * (tables - 1))
+    if at_end:
+        out += layout.pack_marker(1, layout.MARK_FOOTER)
+        out += layout.pack_header(replace(right, directory=directory))
+    first = right if at_end else replace(right, directory=directory)
+    out[:1024] = layout.pack_header(replace(first, **(header or {}))) + layout.padded(text.encode())
+    return bytes(out + bytes(512))
+
+
+def small() -> Kit:
+    """A good package of a few KiB, for what is done very often."""
+    octets = stream((0, b"\1" * 65536), (3, b"\2" * 65536))
+    text = descriptor(len(octets)).replace(b'ovf:capacity="3"', b'ovf:capacity="1"')
+    return Kit(text.replace(b'populatedSize="262144"', b'populatedSize="131072"'), {"a-disk1.vmdk": octets})
+
+
+def seeds(target: str) -> list[bytes]:
+    """What a fuzzer of that target begins with."""
+    kits = [small(), replace(small(), form=tarfile.PAX_FORMAT, fields={"mtime": 0.5})]
+    if target == "manifest":
+        return [kits[0].members()["a.mf"], b"SHA2-256(a)= 00\nSHA1 (b)=" + b"0" * 40]
+    if target == "ovf":
+        return [kits[0].text, *(path.read_bytes() for path in sorted(DESCRIPTORS.glob("*.ovf")))]
+    if target == "vmdk":
+        one = (1, b"\1" * 65536)
+        return [stream(one), stream(one, at_end=False), stream((0, bytes(65536)), (15, b"\3" * 65536))]
+    return [one.packed() for one in kits]
