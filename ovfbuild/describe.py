@@ -7,7 +7,7 @@ profile's data, and the order of the items is that of the descriptors that eight
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from ovfbuild import virtualbox
@@ -15,21 +15,23 @@ from ovfbuild.formats.envelope import (
     MEBIBYTE,
     AnnotationSection,
     Config,
+    Configuration,
+    DeploymentOptionSection,
     Disk,
     DiskSection,
     Envelope,
     EulaSection,
     File,
+    Icon,
     Item,
     Network,
     NetworkSection,
     OperatingSystemSection,
-    ProductSection,
-    Property,
     System,
     VirtualHardwareSection,
     VirtualSystem,
 )
+from ovfbuild.product_section import product_sections
 from ovfbuild.spec import deployment
 from ovfbuild.spec.catalogue import Controller
 from ovfbuild.spec.guest_os import GuestOs
@@ -40,16 +42,6 @@ from ovfbuild.spec.profile import Profile
 _MIB = 2**20
 _CPU, _MEMORY, _NIC, _CDROM, _DISK, _SERIAL, _USB, _VIDEO = 3, 4, 10, 15, 17, 21, 23, 24
 """CIM_ResourceAllocationSettingData.ResourceType."""
-
-_CLOUD_INIT = (
-    ("instance-id", "Instance ID", "a new one makes cloud-init set the machine up again", "id-ovf"),
-    ("hostname", "Host name", "the machine's name; empty leaves the appliance's own", ""),
-    ("public-keys", "SSH public key", "may log in as the default user", ""),
-    ("user-data", "User data", "cloud-init user-data, base64 or plain", ""),
-    ("seedfrom", "Seed URL", "where cloud-init fetches user-data and meta-data from", ""),
-    ("password", "Password", "of the default user; must be changed at the first login", ""),
-)
-"""What cloud-init's DataSourceOVF reads, by its own keys (no class: a class would change the keys)."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +54,33 @@ class PackedDisk:
     populated_size: int
 
 
+@dataclass(frozen=True)
+class PackedIcon:
+    """The icon's file in the package, its size in bytes, and the image's in pixels."""
+
+    href: str
+    file_size: int
+    width: int
+    height: int
+
+
 def describe(
     appliance: Appliance,
     profile: Profile,
     guest_os: GuestOs,
-    disk: PackedDisk,
+    disks: Sequence[PackedDisk],
     properties: Sequence[deployment.Property] = (),
+    icon: PackedIcon | None = None,
 ) -> Envelope:
-    """The descriptor of a package with one disk; `properties` beside cloud-init's own."""
+    """The descriptor of a package with these disks; `properties` beside cloud-init's own."""
     networks = tuple(Network(n.name, f"The {n.name} network") for n in appliance.networks)
+    files = [File(f"file{number}", disk.href, disk.file_size) for number, disk in enumerate(disks, 1)]
+    icons = [File("icon", icon.href, icon.file_size)] if icon else []
+    shown = Icon("icon", icon.height, icon.width) if icon else None
     return Envelope(
-        files=(File("file1", disk.href, disk.file_size),),
+        files=(*files, *icons),
         disk_section=DiskSection(
-            (
-                Disk(
-                    disk_id="vmdisk1",
-                    file_ref="file1",
-                    # Rounded up: VirtualBox shows it, and a disk never is smaller than it says.
-                    capacity=-(-disk.capacity // _MIB),
-                    populated_size=disk.populated_size,
-                    vbox_uuid=virtualbox.uuid_of(appliance, "disk1") if profile.virtualbox else None,
-                ),
-            )
+            tuple(_disk(appliance, profile, number, disk) for number, disk in enumerate(disks, 1))
         ),
         network_section=NetworkSection(networks),
         virtual_system=VirtualSystem(
@@ -93,10 +90,28 @@ def describe(
             hardware=_hardware(appliance, profile),
             machine=virtualbox.machine_element(appliance, profile, guest_os),
             annotation=AnnotationSection(appliance.annotation) if appliance.annotation else None,
-            products=(_product(appliance, properties),),
+            products=tuple(product_sections(appliance, properties, shown)),
             eulas=(EulaSection(appliance.eula.read_text(encoding="utf-8")),) if appliance.eula else (),
         ),
+        deployment_options=_deployment_options(appliance) if "deployment_options" in profile.takes else None,
     )
+
+
+def _disk(appliance: Appliance, profile: Profile, number: int, disk: PackedDisk) -> Disk:
+    return Disk(
+        disk_id=f"vmdisk{number}",
+        file_ref=f"file{number}",
+        # Rounded up: VirtualBox shows it, and a disk never is smaller than it says.
+        capacity=-(-disk.capacity // _MIB),
+        populated_size=disk.populated_size,
+        vbox_uuid=virtualbox.uuid_of(appliance, f"disk{number}") if profile.virtualbox else None,
+    )
+
+
+def _deployment_options(appliance: Appliance) -> DeploymentOptionSection | None:
+    options = appliance.deployment_options
+    found = tuple(Configuration(one.id, one.label, one.description, one.default) for one in options)
+    return DeploymentOptionSection(found) if found else None
 
 
 def _operating_system(guest_os: GuestOs, profile: Profile) -> OperatingSystemSection:
@@ -109,23 +124,28 @@ def _hardware(appliance: Appliance, profile: Profile) -> VirtualHardwareSection:
     return VirtualHardwareSection(
         system=System(appliance.name, profile.virtual_system_type),
         items=tuple(_items(appliance, profile, made)),
-        configs=tuple(_configs(appliance)) if profile.vmware else (),
+        configs=tuple(_configs(appliance, profile)) if profile.vmware else (),
+        extra_configs=tuple(Config(key, value) for key, value in appliance.vmware.extra_config.items())
+        if "vmware" in profile.takes
+        else (),
         transport=made.transport,
     )
 
 
-def _configs(appliance: Appliance) -> Iterator[Config]:
+def _configs(appliance: Appliance, profile: Profile) -> Iterator[Config]:
     """Not required: who doesn't know EFI starts the same disk with its BIOS."""
     if appliance.hardware.firmware == "efi":
         yield Config("firmware", "efi")
     if appliance.hardware.secure_boot:
         yield Config("bootOptions.efiSecureBootEnabled", "true")
+    if "vmware" in profile.takes:
+        yield from (Config(key, value) for key, value in appliance.vmware.config.items())
 
 
 def _items(appliance: Appliance, profile: Profile, made: Machine) -> Iterator[Item]:
     """CPU, memory, controllers, what hangs on them, NICs, the rest; InstanceIDs from 1 (0 is the System's)."""
     numbers = count(1)
-    yield from _processor_and_memory(appliance, numbers)
+    yield from _processor_and_memory(appliance, profile, numbers)
     yield from _drives(profile, made, numbers)
     for number, adapter in enumerate(made.adapters):
         yield _nic(next(numbers), number, adapter)
@@ -149,24 +169,42 @@ def _items(appliance: Appliance, profile: Profile, made: Machine) -> Iterator[It
         yield Item(next(numbers), "Video Card", _VIDEO, description="Video Card", required=False, configs=configs)
 
 
-def _processor_and_memory(appliance: Appliance, numbers: Iterator[int]) -> Iterator[Item]:
-    cpus, mebibytes = appliance.hardware.cpus, appliance.hardware.memory // _MIB
-    yield Item(
-        next(numbers),
+def _processor_and_memory(appliance: Appliance, profile: Profile, numbers: Iterator[int]) -> Iterator[Item]:
+    """Those of [hardware], and under the same InstanceID what an option has instead (DSP0243 9.8)."""
+    asked = appliance.hardware
+    options = appliance.deployment_options if "deployment_options" in profile.takes else ()
+    number = next(numbers)
+    yield _processor(number, asked.cpus, asked.cores_per_socket)
+    for option in options:
+        if option.cpus and option.cpus != asked.cpus:
+            yield replace(_processor(number, option.cpus, asked.cores_per_socket), configuration=option.id)
+    number = next(numbers)
+    yield _memory(number, asked.memory)
+    for option in options:
+        if option.memory and option.memory != asked.memory:
+            yield replace(_memory(number, option.memory), configuration=option.id)
+
+
+def _processor(number: int, cpus: int, cores_per_socket: int | None) -> Item:
+    return Item(
+        number,
         f"{cpus} virtual CPU(s)",
         _CPU,
         allocation_units="hertz * 10^6",
         description="Number of Virtual CPUs",
         virtual_quantity=cpus,
-        cores_per_socket=appliance.hardware.cores_per_socket,
+        cores_per_socket=cores_per_socket,
     )
-    yield Item(
-        next(numbers),
-        f"{mebibytes}MB of memory",
+
+
+def _memory(number: int, size: int) -> Item:
+    return Item(
+        number,
+        f"{size // _MIB}MB of memory",
         _MEMORY,
         allocation_units=MEBIBYTE,
         description="Memory Size",
-        virtual_quantity=mebibytes,
+        virtual_quantity=size // _MIB,
     )
 
 
@@ -226,74 +264,3 @@ def _nic(number: int, index: int, adapter: Adapter) -> Item:
         connection=adapter.network,
         description=f'{model} ethernet adapter on "{adapter.network}"',
     )
-
-
-def _product(appliance: Appliance, properties: Sequence[deployment.Property]) -> ProductSection:
-    """The product, and the properties by which vSphere tells cloud-init who the machine is."""
-    return ProductSection(
-        product=appliance.summary or appliance.name,
-        vendor=appliance.vendor or None,
-        version=appliance.version,
-        product_url=appliance.url,
-        properties=(
-            *(
-                Property(
-                    key,
-                    value=default,
-                    user_configurable=True,
-                    password=key == "password",
-                    label=label,
-                    description=description,
-                )
-                for key, label, description, default in _CLOUD_INIT
-            ),
-            *map(_property, properties),
-        ),
-    )
-
-
-def _property(one: deployment.Property) -> Property:
-    """A property of the appliance's own. Its key has no class before it, so the environment has it as it is here.
-
-    The types are those of DSP0243's table (clause 9.5.1) that every importer reads. An address and a host name are
-    strings: `ip` is VMware's own, and wants an address pool for it; the first boot checks them. An int without a
-    default has no value at all, since "" is none of sint32. A password's default stays in the image: the
-    descriptor is text that everybody reads, and an empty field leaves the default as it is.
-    """
-    value = "" if one.secret or one.baked is None else str(one.baked)
-    number = one.type == "int"
-    return Property(
-        one.key,
-        type={"int": "sint32", "bool": "boolean"}.get(one.type, "string"),
-        value=None if number and not value else value.lower() if one.type == "bool" else value,
-        user_configurable=True,
-        password=one.secret,
-        qualifiers=_qualifiers(one),
-        label=one.label or one.key,
-        description=" ".join(filter(None, (one.description, _range(one)))) or None,
-    )
-
-
-def _qualifiers(one: deployment.Property) -> str | None:
-    """What a form can hold a string to, between commas: MinLen(1),MaxLen(8) or ValueMap{"a","b"}."""
-    if one.choices:
-        # An empty choice where nothing is chosen yet: a form without it would choose the first one by itself.
-        choices = one.choices if one.default is not None or one.required else ("", *one.choices)
-        return "ValueMap{" + ",".join(f'"{choice}"' for choice in choices) + "}"
-    least, most = (None, None) if one.type == "int" else (one.min, one.max)
-    if one.type in ("ip", "hostname"):
-        most = 45 if one.type == "ip" else 253
-    if not one.required and one.baked is None:
-        least = None  # empty is an answer, too
-    found = [f"MinLen({least})"] if least is not None else []
-    found += [f"MaxLen({most})"] if most is not None else []
-    return ",".join(found) or None
-
-
-def _range(one: deployment.Property) -> str:
-    """For people: of numbers, DSP0243 has no qualifier."""
-    if one.type != "int" or (one.min is None and one.max is None):
-        return ""
-    if one.min is None or one.max is None:
-        return f"(at most {one.max})" if one.min is None else f"(at least {one.min})"
-    return f"({one.min} to {one.max})"

@@ -20,6 +20,7 @@ from ovfbuild.spec import plan
 from ovfbuild.spec.cloud_config import with_properties
 from ovfbuild.spec.deployment import Property, Value, from_descriptor, host_name, ssh_keys
 from ovfbuild.spec.mistakes import closest
+from ovfbuild.spec.products import environment_key
 from ovfbuild.verify.package import Package, open_package
 from ovfbuild.vm import seed
 
@@ -63,11 +64,17 @@ def declared_by(source: Path) -> Declared:
 
 
 def declared_in(package: Package) -> Declared:
-    """What a package's first ProductSection declares; of others the environment's keys have a class before them."""
+    """What a package's ProductSections declare, by the keys that the properties have in the OVF environment."""
     system = package.envelope.virtual_system
     found = [
-        from_descriptor(one.key, one.type, one.password, one.value, one.qualifiers)
-        for product in system.products[:1]
+        from_descriptor(
+            environment_key(product.class_, one.key, product.instance),
+            one.type,
+            one.password,
+            one.value,
+            one.qualifiers,
+        )
+        for product in system.products
         for one in product.properties
         if one.user_configurable
     ]

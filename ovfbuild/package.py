@@ -9,10 +9,11 @@ reserved and filled in at the end; the descriptor is padded with white space aft
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovfbuild.describe import PackedDisk, describe
+from ovfbuild.describe import PackedDisk, PackedIcon, describe
 from ovfbuild.formats import compression, manifest, ova, ovf, vmdk
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
@@ -50,6 +51,10 @@ class Names:
     def disk(self) -> str:
         return f"{self.stem}-disk1.vmdk"
 
+    @property
+    def icon(self) -> str:
+        return f"{self.stem}-icon.png"
+
 
 @dataclass(frozen=True)
 class PackedStream:
@@ -81,21 +86,24 @@ def write(
     another profile's package of the same disk and plan, which is copied if it serves this one.
     """
     names = Names.of(plan, profile)
+    icon = _icon(plan, profile)
     with ova.create(target, mtime=plan.epoch) as archive:
         longest = PackedDisk(names.disk, _ANY_SIZE, disk.capacity, _ANY_SIZE)
-        descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest)))
-        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", _digest(profile, b""))))
+        descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest, icon)))
+        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", _digest(profile, b""), icon)))
         with archive.member(names.disk) as out:
             if earlier and earlier.serves(profile):
                 extent = earlier.extent
                 out.copy(earlier.package, earlier.offset, extent.file_size)
             else:
                 extent = _compress(disk, plan, profile, out, work, progress)
+        if icon:
+            archive.add(names.icon, icon)
         packed = PackedDisk(names.disk, extent.file_size, extent.capacity, extent.populated_size)
-        text = _descriptor(plan, profile, packed)
+        text = _descriptor(plan, profile, packed, icon)
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
-        digests.fill(_manifest(names, profile, text, extent.digest))
+        digests.fill(_manifest(names, profile, text, extent.digest, icon))
         return PackedStream(target, out.offset, extent, profile.disk.adapter_type, profile.manifest)
 
 
@@ -123,12 +131,24 @@ def content_id(plan: Plan, capacity: int) -> int:
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") & 0xFFFF_FFFE
 
 
-def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk) -> bytes:
-    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disk, plan.deployment.properties))
+def _icon(plan: Plan, profile: Profile) -> bytes | None:
+    """The PNG image, where the profile's packages have one."""
+    path = plan.appliance.icon
+    return path.read_bytes() if path and "icon" in profile.takes else None
 
 
-def _manifest(names: Names, profile: Profile, descriptor: bytes, disk_digest: str) -> bytes:
+def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk, icon: bytes | None) -> bytes:
+    shown = None
+    if icon:
+        width, height = struct.unpack(">II", icon[16:24])  # of the chunk IHDR (PNG, 11.2.2)
+        shown = PackedIcon(Names.of(plan, profile).icon, len(icon), width, height)
+    told = plan.deployment.properties
+    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, [disk], told, shown))
+
+
+def _manifest(names: Names, profile: Profile, descriptor: bytes, disk_digest: str, icon: bytes | None) -> bytes:
     digests = [(names.descriptor, _digest(profile, descriptor)), (names.disk, disk_digest)]
+    digests += [(names.icon, _digest(profile, icon))] if icon else []
     return manifest.dump(digests, profile.manifest.upper())
 
 

@@ -41,9 +41,14 @@ _LEAST_INT, _MOST_INT = -(2**31), 2**31 - 1
 
 
 def _key(text: str, folder: object) -> str:
-    del folder
     if text in CLOUD_INIT_KEYS:
         raise ValueError(f"{quoted(text)} is cloud-init's own, and every package has it; choose another")
+    return _key_in_class(text, folder)
+
+
+def _key_in_class(text: str, folder: object) -> str:
+    """A key with a class before it, so that it is nobody else's."""
+    del folder
     if text.startswith("ovfbuild."):
         raise ValueError(f"{quoted(text)} is ovfbuild's own; choose another beginning")
     if not re.fullmatch(_KEY, text, re.ASCII) or len(text) > 128:
@@ -58,6 +63,7 @@ def _default(value: Any) -> Value:
 
 
 Key = Annotated[str, f.text_field(_key), f.json_string(_KEY, maxLength=128)]
+KeyInClass = Annotated[str, f.text_field(_key_in_class), f.json_string(_KEY, maxLength=128)]
 Default = Annotated[Value, PlainValidator(_default), WithJsonSchema({"type": ["string", "integer", "boolean"]})]
 
 

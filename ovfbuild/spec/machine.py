@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ovfbuild.spec.catalogue import Controller, ControllerName, Nic, NicName, controller, nic
 from ovfbuild.spec.models import Appliance
-from ovfbuild.spec.profile import Feature, Profile, load_profile, profile_names, takers
+from ovfbuild.spec.profile import LEFT_OUT, Feature, Profile, load_profile, profile_names, takers
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,16 @@ def refusals(appliance: Appliance, profile: Profile) -> Iterator[str]:
         if network.model and network.model not in profile.nic.models:
             yield _refused(f"networks[{index}].model", network.model, profile, lambda one: one.nic.models)
     for key, feature in _features(appliance):
-        if feature not in profile.takes:
+        if feature not in profile.takes and feature not in LEFT_OUT:
             known = " or ".join(takers(feature)) or "no profile that ships"
             yield f"{key}: profile {profile.name} can't take it; leave it out, or package for {known}"
+
+
+def unheard(appliance: Appliance, profiles: Sequence[Profile]) -> Iterator[str]:
+    """The same for what a package may lack, and all of them would."""
+    for key, feature in _features(appliance):
+        if feature in LEFT_OUT and not any(feature in profile.takes for profile in profiles):
+            yield f"{key}: no package would have it; leave it out, or package for {' or '.join(takers(feature))} too"
 
 
 def _features(appliance: Appliance) -> Iterator[tuple[str, Feature]]:

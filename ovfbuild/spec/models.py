@@ -293,7 +293,7 @@ class Appliance(Table):
         own = table.get("properties")
         yield from clashes([*(own if isinstance(own, list | tuple) else ()), *told_tables(table.get("products"))])
         yield from same_products(table.get("products"))
-        yield from option_clashes(table.get("deployment_options"))
+        yield from option_clashes(table.get("deployment_options"), hardware)
 
     @property
     def told(self) -> tuple[Property, ...]:

@@ -23,7 +23,7 @@ from ovfbuild.spec.agent_plan import AgentPlan, resolve_agent
 from ovfbuild.spec.appliance import FILE_NAME, HINT, Appliance, User
 from ovfbuild.spec.deployment import Deployment, deployment
 from ovfbuild.spec.guest_os import GuestOs, guest_os
-from ovfbuild.spec.machine import refusals
+from ovfbuild.spec.machine import refusals, unheard
 from ovfbuild.spec.models import Compression
 from ovfbuild.spec.payload import Blob, Payload
 from ovfbuild.spec.profile import Profile, load_profile
@@ -99,7 +99,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan for people and programs. Contents and password hashes are not in it."""
         return {
-            "appliance": _hidden(self.appliance.model_dump(mode="json") | self._shown_agent()),
+            "appliance": _hidden(self.appliance.model_dump(mode="json", by_alias=True) | self._shown_agent()),
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "guest_os": self.guest_os.model_dump(mode="json"),
             "epoch": self.epoch,
@@ -135,6 +135,7 @@ def resolve(
     chosen = tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles))
     mistakes = [*payload.mistakes, *_same_targets(steps), *_same_names(chosen)]
     mistakes += dict.fromkeys(said for profile in chosen for said in refusals(appliance, profile))
+    mistakes += unheard(appliance, chosen)
     if mistakes:
         raise UsageError("\n".join(f"{FILE_NAME}: {mistake}" for mistake in mistakes), HINT)
     author = appliance.cloud_init.user_data

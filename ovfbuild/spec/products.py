@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, WithJsonSchema, field_validator
 
 from ovfbuild.spec import fields as f
-from ovfbuild.spec.deployment import Property
+from ovfbuild.spec.deployment import KeyInClass, Property
 from ovfbuild.spec.hardware import memory_fits
 from ovfbuild.spec.mistakes import in_toml, mistake, quoted
 from ovfbuild.spec.table import Table
@@ -26,6 +26,13 @@ _OUR_SETTINGS = {
 def environment_key(class_: str | None, key: str, instance: str | None) -> str:
     """A property's key in the OVF environment: `class.key.instance` (DSP0243 1.1.0, 9.5.1)."""
     return ".".join(filter(None, (class_, key, instance)))
+
+
+class ProductProperty(Property):
+    """A value of a product's, that is given where the appliance is deployed."""
+
+    key: KeyInClass = Field(examples=["port"])
+    """Its name; in the machine it stands between the product's class and its instance."""
 
 
 class Product(Table):
@@ -47,7 +54,7 @@ class Product(Table):
     """Its whole version."""
     url: f.HttpUrl | None = None
     """Where to read more about it."""
-    properties: tuple[Property, ...] = ()
+    properties: tuple[ProductProperty, ...] = ()
     """Values that are given where the appliance is deployed."""
 
     @field_validator("class_")
@@ -124,14 +131,19 @@ class DeploymentOption(Table):
         return None if size is None else memory_fits(size)
 
 
-def option_clashes(options: object) -> Iterable[tuple[str, str]]:
-    """Options of which nobody knows which is meant."""
+def option_clashes(options: object, hardware: object) -> Iterable[tuple[str, str]]:
+    """Options of which nobody knows which is meant, or whose CPUs make no whole sockets."""
     tables = [one for one in options if isinstance(one, Mapping)] if isinstance(options, list | tuple) else []
     ids = [one.get("id") for one in tables]
     for name in dict.fromkeys(str(one) for one in ids if ids.count(one) > 1):
         yield "deployment_options", f"has {quoted(name)} twice; keep one"
     if len([one for one in tables if one.get("default") is True]) > 1:
         yield "deployment_options", "has several defaults; keep one"
+    cores = hardware.get("cores_per_socket") if isinstance(hardware, Mapping) else None
+    for one in tables if isinstance(cores, int) and cores > 0 else ():
+        if isinstance(one.get("cpus"), int) and one["cpus"] % cores:
+            said = f"hardware.cores_per_socket, which is {cores}, does not divide {one['cpus']} CPUs"
+            yield "deployment_options", f"{said}; write a multiple of it"
 
 
 def _setting(value: Any) -> str:

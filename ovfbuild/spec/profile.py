@@ -35,6 +35,8 @@ Feature = Literal[
     "icon",
 ]
 """What an appliance may ask for and not every importer takes."""
+LEFT_OUT: tuple[Feature, ...] = ("vmware", "deployment_options", "icon")
+"""What a package is the same machine without: refused only where no profile of the appliance takes it."""
 
 
 class DiskProfile(Table):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ovfbuild.files import published
 from ovfbuild.spec import catalogue
-from ovfbuild.spec.profile import FEATURES, Feature, Profile, load_profile, profile_names
+from ovfbuild.spec.profile import FEATURES, LEFT_OUT, Feature, Profile, load_profile, profile_names
 
 _FEATURES: dict[Feature, str] = {
     "efi": '`firmware = "efi"`',
@@ -69,9 +69,13 @@ def _machine(profile: Profile) -> Iterator[str]:
 
 def _features(profile: Profile) -> Iterator[str]:
     yield f"Taken: {', '.join(_FEATURES[one] for one in FEATURES if one in profile.takes) or 'nothing'}."
-    refused = ", ".join(_FEATURES[one] for one in FEATURES if one not in profile.takes)
-    if refused:
-        yield f"\nRefused before anything is built: {refused}."
+    others = [one for one in FEATURES if one not in profile.takes]
+    for said, words in (
+        ("Refused before anything is built", [one for one in others if one not in LEFT_OUT]),
+        ("Left out of this package", [one for one in others if one in LEFT_OUT]),
+    ):
+        if words:
+            yield f"\n{said}: {', '.join(_FEATURES[one] for one in words)}."
 
 
 def _codes(words: Iterable[str]) -> str:

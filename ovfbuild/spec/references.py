@@ -7,6 +7,7 @@ Paths are taken from the folder of the appliance.toml, which is in the validatio
 from __future__ import annotations
 
 import re
+import struct
 import zoneinfo
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,8 @@ def _png(text: str, folder: Path) -> Path:
     # The signature, then the chunk IHDR with width and height (PNG, 5.2 and 11.2.2).
     if not octets.startswith(b"\x89PNG\r\n\x1a\n") or octets[12:16] != b"IHDR" or len(octets) < 33:
         raise ValueError(f"{quoted(text)} is not a PNG image; save it as PNG")
+    if not all(0 < pixels < 1 << 16 for pixels in struct.unpack(">II", octets[16:24])):
+        raise ValueError(f"{quoted(text)} is too large; an icon has at most 65535 pixels a side")
     if len(octets) > _LARGEST_ICON:
         raise ValueError(f"{quoted(text)} has {len(octets)} bytes; an icon has at most {_LARGEST_ICON}")
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ovfbuild.formats.envelope import Item
+from ovfbuild.spec.products import environment_key
 from ovfbuild.verify.package import Package
 from ovfbuild.verify.rules import octets_of, size_of
 
@@ -48,7 +49,12 @@ def facts(package: Package) -> dict[str, Any]:
         ],
         "product": _product(package),
         "properties": [
-            {"key": prop.key, "type": prop.type, "value": prop.value, "label": prop.label}
+            {
+                "key": environment_key(product.class_, prop.key, product.instance),
+                "type": prop.type,
+                "value": prop.value,
+                "label": prop.label,
+            }
             for product in envelope.virtual_system.products
             for prop in product.properties
         ],
@@ -60,7 +66,8 @@ def facts(package: Package) -> dict[str, Any]:
 def _system(package: Package) -> dict[str, Any]:
     system = package.envelope.virtual_system
     hardware, guest = system.hardware, system.operating_system
-    quantities = {item.resource_type: item.virtual_quantity for item in hardware.items}
+    # Without a configuration: what is there where none is chosen.
+    quantities = {item.resource_type: item.virtual_quantity for item in hardware.items if not item.configuration}
     return {
         "name": system.name or system.id,
         "os": guest.description if guest else None,

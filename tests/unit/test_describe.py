@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ovfbuild.describe import PackedDisk, describe
+from ovfbuild.describe import PackedDisk, PackedIcon, describe
 from ovfbuild.formats import ovf, ovf_reader
 from ovfbuild.formats.envelope import Property
 from ovfbuild.spec.appliance import from_table
@@ -21,6 +22,7 @@ from ovfbuild.verify import rules
 
 DISK = PackedDisk("hello-1.0.0-disk1.vmdk", file_size=264704, capacity=100 << 20, populated_size=262144)
 MEMBERS = {"hello-1.0.0.ovf": 1, "hello-1.0.0.mf": 1, "hello-1.0.0-disk1.vmdk": 264704}
+WITH_ICON = {**MEMBERS, "hello-1.0.0-icon.png": 68}
 
 
 def descriptor(tmp_path: Path, profile: str = "portable", /, **table: Any) -> bytes:
@@ -28,7 +30,8 @@ def descriptor(tmp_path: Path, profile: str = "portable", /, **table: Any) -> by
     appliance = from_table({**base, **table}, tmp_path)
     system = guest_os(appliance.base.guest_os)
     assert list(refusals(appliance, load_profile(profile))) == []
-    return ovf.dump(describe(appliance, load_profile(profile), system, DISK, appliance.properties))
+    icon = PackedIcon("hello-1.0.0-icon.png", 68, 1, 1) if "icon" in load_profile(profile).takes else None
+    return ovf.dump(describe(appliance, load_profile(profile), system, [DISK], appliance.told, icon))
 
 
 def properties_of(tmp_path: Path, table: Mapping[str, Any]) -> Sequence[Property]:
@@ -47,6 +50,25 @@ PROPERTIES: list[dict[str, Any]] = [
     {"key": "name", "type": "hostname", "default": "a.example.org"},
     {"key": "level", "choices": ["info", "de bug"], "default": "info"},
     {"key": "maybe", "choices": ["x"]},
+]
+PRODUCTS: list[dict[str, Any]] = [
+    {
+        "class": "com.example.db",
+        "instance": instance,
+        "name": "Database",
+        "vendor": "Example",
+        "vendor_url": "https://example.org/",
+        "version": "1.2",
+        "full_version": "1.2.3-4",
+        "url": "https://example.org/db",
+        "properties": [
+            {"key": "password", "type": "password", "category": "Access", "min": 8, "required": True},
+            {"key": "port", "type": "int", "default": 5432},
+            {"key": "user", "category": "Access", "default": "db"},
+            {"key": "mode", "choices": ["a", "b"], "category": "Tuning"},
+        ],
+    }
+    for instance in ("1", "2")
 ]
 VIRTUALBOX_SCHEMA = """\
 <xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
@@ -72,6 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "efi": {"hardware": {"firmware": "efi"}},
     "serial": {"hardware": {"serial": True}},
     "properties": {"properties": PROPERTIES},
+    "products": {"products": PRODUCTS},
     "everything": {
         "summary": "says hello",
         "vendor": "Example",
@@ -113,21 +136,40 @@ def test_dmtf_s_schema_validates_it(tmp_path: Path, name: str, needs: Callable[.
     assert judged.returncode == 0, judged.stderr
 
 
+BESIDE: dict[str, Any] = {
+    "properties": PROPERTIES,
+    "products": PRODUCTS,
+    "deployment_options": [
+        {"id": "small", "label": "Small", "description": "for a few", "default": True},
+        {"id": "large", "label": "Large", "description": "for many", "cpus": 8, "memory": "8 GiB"},
+    ],
+    "vmware": {"config": {"cpuHotAddEnabled": True}, "extra_config": {"disk.EnableUUID": "TRUE"}},
+}
+"""What a descriptor says beside the hardware."""
+
+
 def combinations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every profile with every controller, model and feature that it takes."""
-    for name in [*profile_names(), "vsphere:8.0"]:
+    """Every profile and version with every controller, model and feature that it takes, with and without the rest."""
+    for name in every_profile():
         profile = load_profile(name)
         asked: dict[str, Any] = {feature: True for feature in ("serial", "usb") if feature in profile.takes}
         asked |= {"video_memory": "8 MiB"} if "video_memory" in profile.takes else {}
         asked |= {"cpus": 4, "cores_per_socket": 2} if "cores_per_socket" in profile.takes else {}
         networks = [{"name": model, "model": model} for model in profile.nic.models]
-        for controller in profile.disk.controllers:
-            for firmware in ("bios", "efi") if "efi" in profile.takes else ("bios",):
-                for cdrom in (True, False):
-                    hardware = {**asked, "controller": controller, "firmware": firmware, "cdrom": cdrom}
-                    yield name, {"hardware": hardware, "networks": networks}
-        if "secure_boot" in profile.takes:
-            yield name, {"base": {"image": __file__}, "hardware": {"firmware": "efi", "secure_boot": True}}
+        secure = [("efi", True)] if "secure_boot" in profile.takes else []
+        firmwares = [("bios", False), *([("efi", False)] if "efi" in profile.takes else []), *secure]
+        for controller, (firmware, signed), cdrom, bare in product(
+            profile.disk.controllers, firmwares, (True, False), (True, False)
+        ):
+            hardware = {"controller": controller, "firmware": firmware, "cdrom": cdrom, "secure_boot": signed}
+            more = {} if bare else {**BESIDE, "networks": networks}
+            yield name, {"base": {"image": __file__}, "hardware": {**({} if bare else asked), **hardware}, **more}
+
+
+def every_profile() -> list[str]:
+    """Those that ship, and each version of each."""
+    names = profile_names()
+    return [*names, *(f"{name}:{version}" for name in names for version in load_profile(name).versions)]
 
 
 def test_every_combination_that_a_profile_takes_is_a_good_descriptor(tmp_path: Path) -> None:
@@ -136,8 +178,11 @@ def test_every_combination_that_a_profile_takes_is_a_good_descriptor(tmp_path: P
     for name, table in found:
         text = descriptor(tmp_path, name, **table)
         assert ovf.validate(text) == [], (name, table)
-        judged = {finding.rule for finding in rules.judge(ovf_reader.parse(text), MEMBERS)}
-        assert judged <= set(load_profile(name).waives), (name, table)
+        members = WITH_ICON if "icon" in load_profile(name).takes else MEMBERS
+        judged = {one.rule for one in rules.judge(ovf_reader.parse(text), members) if one.level != "note"}
+        meant = {"deployment-options"} if "deployment_options" in load_profile(name).takes else set()
+        meant |= {"extra-config"} if "vmware" in load_profile(name).takes else set()
+        assert judged - meant <= set(load_profile(name).waives), (name, table)
 
 
 def test_the_virtualbox_machine_says_what_the_items_say(tmp_path: Path) -> None:
@@ -235,3 +280,61 @@ def test_properties_stand_behind_cloud_init_s_with_types_that_everybody_reads(tm
     assert (found[0].label, found[0].description) == ("Deployment Manager", "Where it is")
     assert (found[1].label, found[1].description) == ("dm.port", "(1 to 65535)")
     assert b"s3cret" not in descriptor(tmp_path, **VARIANTS["properties"])
+
+
+def test_each_product_has_its_class_and_its_keys_frame_the_property_s(tmp_path: Path) -> None:
+    own, one, two = ovf_reader.parse(
+        descriptor(tmp_path, properties=PROPERTIES, products=PRODUCTS)
+    ).virtual_system.products
+    assert (own.class_, own.instance) == (None, None)
+    assert [p.key for p in own.properties[6:]] == [p["key"] for p in PROPERTIES], "not the products'"
+    assert (one.class_, one.instance, two.instance) == ("com.example.db", "1", "2")
+    assert (one.product, one.vendor, one.vendor_url) == ("Database", "Example", "https://example.org/")
+    assert (one.version, one.full_version, one.product_url) == ("1.2", "1.2.3-4", "https://example.org/db")
+    found = [(p.key, p.category, p.type, p.password, p.qualifiers) for p in one.properties]
+    assert found == [
+        ("port", None, "sint32", False, None),
+        ("password", "Access", "string", True, "MinLen(8)"),
+        ("user", "Access", "string", False, None),
+        ("mode", "Tuning", "string", False, 'ValueMap{"","a","b"}'),
+    ], "what has no category comes first, since the next would take it"
+
+
+def test_deployment_options_are_written_on_request_and_warned_of(tmp_path: Path) -> None:
+    envelope = ovf_reader.parse(descriptor(tmp_path, "vsphere", **BESIDE))
+    assert envelope.deployment_options is not None
+    assert [(one.id, one.default) for one in envelope.deployment_options.configurations] == [
+        ("small", True),
+        ("large", False),
+    ]
+    amounts = [item for item in envelope.virtual_system.hardware.items if item.resource_type in (3, 4)]
+    assert [(item.instance_id, item.configuration, item.virtual_quantity) for item in amounts] == [
+        (1, None, 2),
+        (1, "large", 8),
+        (2, None, 1024),
+        (2, "large", 8192),
+    ], "small is what [hardware] says"
+    (warned,) = [one for one in rules.judge(envelope, WITH_ICON) if one.rule == "deployment-options"]
+    for importer in ("VirtualBox", "Proxmox VE", "virt-v2v", "Xen Orchestra", "Incus"):
+        assert importer in str(warned)
+    assert b"DeploymentOption" not in descriptor(tmp_path, "portable", **BESIDE)
+
+
+def test_vmware_s_settings_are_optional_elements(tmp_path: Path) -> None:
+    table = {"vmware": {"config": {"cpuHotAddEnabled": True}, "extra_config": {"svga.autodetect": "TRUE", "n": 1}}}
+    hardware = ovf_reader.parse(descriptor(tmp_path, "vsphere", **table)).virtual_system.hardware
+    assert [(one.key, one.value, one.required) for one in hardware.configs] == [("cpuHotAddEnabled", "true", False)]
+    assert [(one.key, one.value, one.required) for one in hardware.extra_configs] == [
+        ("svga.autodetect", "TRUE", False),
+        ("n", "1", False),
+    ]
+    assert b"cpuHotAdd" not in descriptor(tmp_path, "virtualbox", **table)
+
+
+def test_an_icon_is_a_file_of_the_package(tmp_path: Path) -> None:
+    envelope = ovf_reader.parse(descriptor(tmp_path, "workstation"))
+    icon = envelope.virtual_system.products[0].icon
+    assert icon is not None
+    (file,) = [one for one in envelope.files if one.id == icon.file_ref]
+    assert (file.href, file.size, icon.mime_type) == ("hello-1.0.0-icon.png", 68, "image/png")
+    assert {one.rule for one in rules.judge(envelope, WITH_ICON) if one.level != "note"} == {"nic-model"}

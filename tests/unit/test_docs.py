@@ -95,7 +95,7 @@ def test_every_exit_code_is_told() -> None:
 
 def keys(model: type[Table]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        yield name
+        yield field.alias or name
         annotation: Any = field.annotation
         for kind in (annotation, *getattr(annotation, "__args__", ())):
             if isinstance(kind, type) and issubclass(kind, Table):

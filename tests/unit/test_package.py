@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tests.unit.formats.conftest import Program, noise, run
 
 MIB = 1 << 20
 SIZE = 64 * MIB
+PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 2, 3, 8, 0, 0, 0, 0) + bytes(4)
 
 
 @pytest.fixture
@@ -203,3 +205,21 @@ def test_stdout_takes_one_package(plan: Plan, disk: Path, tmp_path: Path) -> Non
     octets, said = command.communicate(timeout=60)
     assert (command.returncode, octets) == (2, b"")
     assert b"leave out --compression" in said
+
+
+def test_an_icon_lies_behind_the_disk_and_is_listed(plan: Plan, disk: Path, tmp_path: Path, judge: Program) -> None:
+    (tmp_path / "icon.png").write_bytes(PNG)
+    appliance = plan.appliance.model_copy(update={"icon": tmp_path / "icon.png"})
+    (profile,) = profiles = (load_profile("workstation"),)
+    made = replace(plan, appliance=appliance, profiles=profiles)
+    package.write(SealedDisk(disk, "raw", SIZE), made, profile, tmp_path / "1.ova", tmp_path, Silent())
+    listed = judge("tar", "-tf", tmp_path / "1.ova").stdout.split()
+    stem = "two-1-workstation"
+    assert listed == [f"{stem}.ovf", f"{stem}.mf", f"{stem}-disk1.vmdk", f"{stem}-icon.png"]
+    folder = tmp_path / "icon"
+    check(tmp_path / "1.ova", disk, folder, judge)
+    assert (folder / f"{stem}-icon.png").read_bytes() == PNG
+    assert f"({stem}-icon.png)" in (folder / f"{stem}.mf").read_text()
+    text = (folder / f"{stem}.ovf").read_text()
+    assert 'ovf:height="3"' in text
+    assert 'ovf:width="2"' in text

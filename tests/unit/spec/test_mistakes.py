@@ -483,6 +483,7 @@ def test_every_kind_of_validator_has_a_sentence() -> None:
         "literal": "literal_error",
         "tuple": "tuple_type",
         "dict": "dict_type",
+        "str": "string_type",
     }
     ours = {"function-plain", "function-wrap", "function-after"}  # raise sentences themselves
     silent = {"model-fields", "model-field", "default", "nullable", "definitions", "definition-ref"}

@@ -8,6 +8,7 @@ from ovfbuild.errors import UsageError
 from ovfbuild.spec import catalogue, guest_os
 from ovfbuild.spec.profile import load_profile, parse_profile, profile_names
 from ovfbuild.spec.profile_page import page
+from ovfbuild.verify import catalogue as catalogue_of_rules
 
 PAGES = Path(__file__).parents[3] / "docs" / "profiles"
 
@@ -133,3 +134,8 @@ def test_each_page_of_the_docs_is_up_to_date(name: str) -> None:
 
 def test_there_are_no_other_pages() -> None:
     assert {path.stem for path in PAGES.glob("*.md")} == set(profile_names())
+
+
+def test_what_a_profile_waives_are_rules() -> None:
+    for name in profile_names():
+        assert set(load_profile(name).waives) <= set(catalogue_of_rules.rules()), name

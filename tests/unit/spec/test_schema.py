@@ -55,13 +55,14 @@ def test_the_man_page_has_every_key() -> None:
     explained = set(re.findall(r'^\.BR ([a-z_]+) " \(', MAN.read_text(encoding="utf-8"), re.MULTILINE))
     tables = {"base", "hardware", "networks", "system", "users", "files", "scripts", "cloud_init", "build"}
     tables |= {"properties", "java", "python", "node", "agent", "alive", "extras", "settings"}
+    tables |= {"products", "deployment_options", "vmware", "config", "extra_config"}
     assert _keys(Appliance) - tables == explained
 
 
 def _keys(model: Any) -> set[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
-        found.add(name)
+        found.add(field.alias or name)
         for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(kind, type) and issubclass(kind, Table):
                 found |= _keys(kind)
