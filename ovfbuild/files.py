@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from pathlib import Path
 
 _ABANDONED = 86400.0
 """Seconds after which nobody writes a partial file any more."""
+_RENAME_EXCHANGE = 2
+"""Of renameat2(2), linux/fs.h."""
 
 
 @contextmanager
@@ -36,11 +40,46 @@ def published(target: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+@contextmanager
+def published_folder(target: Path) -> Iterator[Path]:
+    """Yields a path beside `target` at which the block makes a folder of files; it takes the place of `target` then.
+
+    One that is there already is exchanged with the new one in one step (renameat2(2), where the file system has it),
+    and goes. Nothing is left when the block does not end well, and what was there stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
+        if target.exists():
+            _exchange(partial, target)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Each of two folders gets the other one's name; in two steps where the kernel can't do it in one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, names = -100, [os.fsencode(path.absolute()) for path in (one, other)]  # AT_FDCWD
+    if hasattr(libc, "renameat2") and libc.renameat2(here, names[0], here, names[1], _RENAME_EXCHANGE) == 0:
+        return
+    aside = other.with_name(f".{other.name}.{secrets.token_hex(4)}.partial")
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
 def _remove_abandoned(target: Path) -> None:
     for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         with suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
-                partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def send(path: Path, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""(SealedDisk, Plan, Profile) → an OVA, written in one pass: the disk is read, compressed, hashed and archived once.
+"""(SealedDisk, Plan, Profile) → an OVA or a folder, in one pass: the disk is read, compressed, hashed and packed once.
 
 For a second profile of the same build not even that: the VMDK that lies in the first package is copied by the kernel.
 
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovfbuild.describe import PackedDisk, PackedIcon, describe
-from ovfbuild.formats import compression, manifest, ova, ovf, vmdk
+from ovfbuild.formats import compression, folder, manifest, ova, ovf, vmdk
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
-from ovfbuild.spec.profile import Profile
+from ovfbuild.spec.profile import Format, Profile
 from ovfbuild.vm.disk import open_reader
 from ovfbuild.vm.sealed import SealedDisk
 
@@ -30,14 +31,20 @@ class Names:
     """What the files in a package are called: all alike, as VirtualBox and govc want."""
 
     stem: str
+    format: Format = "ova"
 
     @classmethod
     def of(cls, plan: Plan, profile: Profile) -> Names:
-        return cls(f"{plan.appliance.name}-{plan.appliance.version}{profile.suffix}")
+        return cls(f"{plan.appliance.name}-{plan.appliance.version}{profile.suffix}", profile.format)
 
     @property
     def package(self) -> str:
-        return f"{self.stem}.ova"
+        """The archive, or the folder."""
+        return self.stem if self.format == "ovf" else f"{self.stem}.ova"
+
+    def image(self, number: int, count: int) -> str:
+        """One of so many disks that come out alone."""
+        return f"{self.stem}-disk{number}.{self.format}" if count > 1 else f"{self.stem}.{self.format}"
 
     @property
     def descriptor(self) -> str:
@@ -58,9 +65,9 @@ class Names:
 
 @dataclass(frozen=True)
 class PackedStream:
-    """A VMDK that lies in a package, from its byte `offset` on; the rest is that of its profile."""
+    """A VMDK that lies in a file of a package, from its byte `offset` on; the rest is that of its profile."""
 
-    package: Path
+    file: Path
     offset: int
     extent: vmdk.Extent
     adapter_type: str
@@ -80,23 +87,23 @@ def write(
     progress: Progress,
     earlier: PackedStream | None = None,
 ) -> PackedStream:
-    """Writes the package to `target`, and says where its VMDK lies.
+    """Writes the package to `target`, a file or a new folder, and says where its VMDK lies.
 
     The same disk, plan and profile give the same bytes, but for the compression “turbo”. `earlier` is the VMDK of
     another profile's package of the same disk and plan, which is copied if it serves this one.
     """
     names = Names.of(plan, profile)
     icon = _icon(plan, profile)
-    with ova.create(target, mtime=plan.epoch) as archive:
+    with _create(profile, target, plan.epoch) as archive:
         longest = PackedDisk(names.disk, _ANY_SIZE, disk.capacity, _ANY_SIZE)
         descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest, icon)))
         digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", _digest(profile, b""), icon)))
         with archive.member(names.disk) as out:
             if earlier and earlier.serves(profile):
                 extent = earlier.extent
-                out.copy(earlier.package, earlier.offset, extent.file_size)
+                out.copy(earlier.file, earlier.offset, extent.file_size)
             else:
-                extent = _compress(disk, plan, profile, out, work, progress)
+                extent = compress(disk, plan, profile.manifest, out, work, progress)
         if icon:
             archive.add(names.icon, icon)
         packed = PackedDisk(names.disk, extent.file_size, extent.capacity, extent.populated_size)
@@ -104,11 +111,16 @@ def write(
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
         digests.fill(_manifest(names, profile, text, extent.digest, icon))
-        return PackedStream(target, out.offset, extent, profile.disk.adapter_type, profile.manifest)
+    file = target / names.disk if profile.format == "ovf" else target
+    return PackedStream(file, out.offset, extent, profile.disk.adapter_type, profile.manifest)
 
 
-def _compress(
-    disk: SealedDisk, plan: Plan, profile: Profile, out: ova.Content, work: Path, progress: Progress
+def _create(profile: Profile, target: Path, epoch: int) -> AbstractContextManager[ova.Archive | folder.Folder]:
+    return folder.create(target) if profile.format == "ovf" else ova.create(target, mtime=epoch)
+
+
+def compress(
+    disk: SealedDisk, plan: Plan, algorithm: str, out: vmdk.Sink, work: Path, progress: Progress
 ) -> vmdk.Extent:
     """The disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
     compressor = compression.compressor(plan.compression)
@@ -120,7 +132,7 @@ def _compress(
             out,
             name=f"{plan.appliance.name}-{plan.appliance.version}-disk1.vmdk",
             cid=content_id(plan, source.capacity),
-            packing=vmdk.Packing(compressor.compress, profile.manifest),
+            packing=vmdk.Packing(compressor.compress, algorithm),
             on_bytes=lambda done: progress.bytes(done, source.capacity),
         )
 

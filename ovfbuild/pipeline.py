@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovfbuild import libraries, package, sbom
+from ovfbuild import disk_images, libraries, package, sbom
 from ovfbuild.agent_files import agent_files
 from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
-from ovfbuild.files import digest_of, published, send, sha256_of
-from ovfbuild.formats import compression, ovf
+from ovfbuild.files import digest_of, published, published_folder, send, sha256_of
+from ovfbuild.formats import compression, folder, ovf
 from ovfbuild.packages import booted, judged
 from ovfbuild.progress import Progress, step
 from ovfbuild.spec import appliance as appliance_file
@@ -62,7 +62,7 @@ def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
 
 def _provable(plan: Plan) -> None:
     """UsageError where QEMU has not got the disk controller that a package will declare: not after a long build."""
-    for profile in plan.profiles:
+    for profile in (one for one in plan.profiles if one.packaged):
         asked = machine(plan.appliance, profile)
         if not boot_check.bootable(asked.controller.resource_type, asked.controller.resource_subtype):
             raise UsageError(
@@ -91,7 +91,8 @@ def pack_to(descriptor: int, plan: Plan, disk_file: Path, options: Options, prog
     """
     (profile,) = plan.profiles
     with _workshop(plan, options, progress) as shop:
-        path, _ = publish(adopt(disk_file), plan, profile, replace(options, out=shop.scratch), shop)
+        ((path, *more), _) = publish(adopt(disk_file), plan, profile, replace(options, out=shop.scratch), shop)
+        assert not more, "a disk of the user's is one disk"
         with step(shop.progress, f"write {path.name} to stdout"):
             try:
                 send(path, descriptor)
@@ -241,8 +242,8 @@ def publish_all(sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop
     paths: list[Path] = []
     stream: package.PackedStream | None = None
     for profile in plan.profiles:
-        path, stream = publish(sealed, plan, profile, options, shop, stream)
-        paths.append(path)
+        found, stream = publish(sealed, plan, profile, options, shop, stream)
+        paths += found
     return paths
 
 
@@ -253,18 +254,37 @@ def publish(
     options: Options,
     shop: Workshop,
     earlier: package.PackedStream | None = None,
-) -> tuple[Path, package.PackedStream]:
-    """Packs for one profile and proves it; only then does the package get its name. Says where its VMDK lies."""
-    target = options.out / package.Names.of(plan, profile).package
-    with published(target) as partial:
+) -> tuple[list[Path], package.PackedStream | None]:
+    """Packs for one profile and proves it; only then does it get its name. Says what came out, and where its VMDK lies.
+
+    That is an OVA, the descriptor of a folder, or the disks alone, the boot disk first.
+    """
+    if not profile.packaged:
+        if options.boot:
+            shop.progress.note(
+                f"{profile.format} has no descriptor: the disk is compared with the sealed one, not booted"
+            )
+        paths = disk_images.publish([sealed], plan, profile, options.out, shop.scratch, shop.progress)
+        _publish_bill(sealed, plan, paths[0])
+        return paths, earlier
+    names = package.Names.of(plan, profile)
+    target = options.out / names.package
+    in_folder = profile.format == "ovf"
+    with (published_folder if in_folder else published)(target) as partial:
         with step(shop.progress, f"pack {target.name}"):
             stream = package.write(sealed, plan, profile, partial, shop.scratch, shop.progress, earlier)
         prove(partial, sealed, plan, options, shop, profile.waives)
-        if sealed.components:
-            sbom.write(sbom.beside(target), sbom.document(plan, sbom.load(sealed.components)))
-        else:  # one of an earlier build would tell of another disk
-            sbom.beside(target).unlink(missing_ok=True)
-    return target, replace(stream, package=target)
+        path = target / names.descriptor if in_folder else target
+        _publish_bill(sealed, plan, partial / names.descriptor if in_folder else target)
+    return [path], replace(stream, file=target / stream.file.name if in_folder else target)
+
+
+def _publish_bill(sealed: SealedDisk, plan: Plan, path: Path) -> None:
+    """Writes the bill of materials beside what came out; one of an earlier build, that tells of another disk, goes."""
+    if sealed.components:
+        sbom.write(sbom.beside(path), sbom.document(plan, sbom.load(sealed.components)))
+    else:
+        sbom.beside(path).unlink(missing_ok=True)
 
 
 def prove(
@@ -282,7 +302,7 @@ def prove(
         if problems := ovf.validate(opened.descriptor):
             raise VerificationError(f"{opened.name}, {problems[0]}", "report this: it is a bug")
         for _, member in opened.disks:
-            if not content.is_packed(sealed, opened.path, member, shop.scratch):
+            if not content.is_packed(sealed, opened.file_of(member), member, shop.scratch):
                 raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
         booted(opened, plan.appliance.build.timeout, shop)
@@ -301,6 +321,8 @@ def new(folder: Path) -> Path:
 @contextmanager
 def _workshop(plan: Plan, options: Options, progress: Progress) -> Iterator[Workshop]:
     compression.compressor(plan.compression)  # what can't be packed need not be built
+    for names in (package.Names.of(plan, profile) for profile in plan.profiles if profile.format == "ovf"):
+        folder.refuse_other(options.out / names.package, names.descriptor)
     final = options.out / f"{plan.appliance.name}-{plan.appliance.version}.failed"
     with workshop(final, options.accel, progress) as shop:
         yield shop

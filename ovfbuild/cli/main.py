@@ -43,7 +43,7 @@ _OUT = click.option(
     type=click.Path(path_type=Path),
     default=_DIST,
     show_default=True,
-    help="Folder for the OVAs; pack also takes -, stdout.",
+    help="Folder for what comes out; pack also takes -, stdout.",
 )
 _PROFILE = click.option(
     "--profile", "profiles", multiple=True, metavar="NAME", help="Instead of those in APPLIANCE; or a path."
@@ -63,6 +63,9 @@ _COMPRESSION = click.option(
 _REPRODUCIBLE = click.option(
     "--reproducible", is_flag=True, help="Compress with Python's own zlib: the same bytes on every machine."
 )
+_FORMAT = click.option(
+    "--format", "form", type=click.Choice(get_args(profile.Format)), help="Instead of [package], and of the profile's."
+)
 _NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
 
 
@@ -81,6 +84,7 @@ def cli() -> None:
 @_APPLIANCE
 @_OUT
 @_PROFILE
+@_FORMAT
 @_COMPRESSION
 @_REPRODUCIBLE
 @_ACCEL
@@ -96,7 +100,7 @@ def cli() -> None:
 )
 @_VERBOSE
 def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
-    """Build, package and verify APPLIANCE; print the path of each OVA."""
+    """Build, package and verify APPLIANCE; print the path of each OVA, descriptor or disk."""
     if how["on_failure"] == "shell" and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise errors.UsageError("--on-failure shell needs a terminal", "use --on-failure keep in scripts and CI")
     if out == _STDOUT:
@@ -109,7 +113,7 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
         use_cache=not how["no_cache"],
         on_failure=how["on_failure"],
     )
-    resolved = _plan(appliance_file, profiles, _compression(how))
+    resolved = _plan(appliance_file, profiles, _compression(how), how["form"])
     for package in pipeline.make(resolved, options, _progress(verbose)):
         click.echo(package)
 
@@ -124,12 +128,13 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
 )
 @_OUT
 @_PROFILE
+@_FORMAT
 @_COMPRESSION
 @_REPRODUCIBLE
 @_VERBOSE
 def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
-    """Wrap an existing disk; no VM is started. Prints the path of each OVA, or with -o - the OVA itself."""
-    resolved = _plan(appliance_file, profiles, _compression(how))
+    """Wrap an existing disk; no VM is started. Prints the path of each OVA, or with -o - writes it to stdout."""
+    resolved = _plan(appliance_file, profiles, _compression(how), how["form"])
     if out == _STDOUT:
         _one_to_stdout(resolved)
         options = pipeline.Options(out=_DIST, boot=False)
@@ -145,6 +150,8 @@ def _one_to_stdout(resolved: plan.Plan) -> None:
         raise errors.UsageError(
             f"-o - writes one OVA, and there are {len(resolved.profiles)} ({named})", "--profile NAME"
         )
+    if resolved.profiles[0].format == "ovf":
+        raise errors.UsageError("-o - writes one file, and the format ovf is a folder", "use -o DIR, or --format ova")
     if sys.stdout.isatty():
         raise errors.UsageError("-o - would write the OVA to the terminal", "send it to a file or a program")
 
@@ -296,8 +303,14 @@ def cache_prune(older_than: str, everything: bool) -> None:
     click.echo(render.cache(gone), nl=False)
 
 
-def _plan(appliance_file: Path, profiles: tuple[str, ...], compression: plan.PackedBy | None = None) -> plan.Plan:
-    return plan.resolve(appliance.load(appliance_file), os.environ, profiles=profiles, compression=compression)
+def _plan(
+    appliance_file: Path,
+    profiles: tuple[str, ...],
+    compression: plan.PackedBy | None = None,
+    form: profile.Format | None = None,
+) -> plan.Plan:
+    read = appliance.load(appliance_file)
+    return plan.resolve(read, os.environ, profiles=profiles, compression=compression, form=form)
 
 
 def _compression(how: dict[str, Any]) -> plan.PackedBy | None:

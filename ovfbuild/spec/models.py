@@ -26,6 +26,7 @@ from ovfbuild.spec.products import (
     same_products,
     told_tables,
 )
+from ovfbuild.spec.profile import Format
 from ovfbuild.spec.table import Table
 
 _MIB = 1024**2
@@ -220,6 +221,8 @@ class Package(Table):
 
     compression: Compression = "balanced"
     """How hard the disk is compressed; turbo may give other bytes the next time, the others never do."""
+    format: Format | None = None
+    """What comes out: an OVA, a folder, or the disks alone; by default what the profile says."""
 
 
 class Appliance(Table):

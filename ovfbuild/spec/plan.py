@@ -26,7 +26,7 @@ from ovfbuild.spec.guest_os import GuestOs, guest_os
 from ovfbuild.spec.machine import refusals, unheard
 from ovfbuild.spec.models import Compression
 from ovfbuild.spec.payload import Blob, Payload
-from ovfbuild.spec.profile import Profile, load_profile
+from ovfbuild.spec.profile import Format, Profile, load_profile
 from ovfbuild.spec.steps import (
     Account,
     AgentPackagesStep,
@@ -124,8 +124,9 @@ def resolve(
     *,
     profiles: Sequence[str] = (),
     compression: PackedBy | None = None,
+    form: Format | None = None,
 ) -> Plan:
-    """The plan of an appliance. `profiles` and `compression`, where given, stand for the appliance's own.
+    """The plan of an appliance. `profiles`, `compression` and `form`, where given, stand for the appliance's own.
 
     Reads every file that goes into the guest, for its digest.
     """
@@ -133,6 +134,8 @@ def resolve(
     agent = resolve_agent(appliance, payload)
     steps = tuple(_steps(appliance, payload, agent))
     chosen = tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles))
+    if asked := form or appliance.package.format:
+        chosen = tuple(profile.model_copy(update={"format": asked}) for profile in chosen)
     mistakes = [*payload.mistakes, *_same_targets(steps), *_same_names(chosen)]
     mistakes += dict.fromkeys(said for profile in chosen for said in refusals(appliance, profile))
     mistakes += unheard(appliance, chosen)

@@ -39,6 +39,12 @@ LEFT_OUT: tuple[Feature, ...] = ("vmware", "deployment_options", "icon")
 """What a package is the same machine without: refused only where no profile of the appliance takes it."""
 
 
+Format = Literal["ova", "ovf", "qcow2", "vmdk", "vhdx", "raw"]
+"""What comes out: a package as one file or as a folder, or the disks alone."""
+PACKAGES: tuple[Format, ...] = ("ova", "ovf")
+"""Those that have a descriptor."""
+
+
 class DiskProfile(Table):
     """How the appliance's disk is written and attached."""
 
@@ -105,8 +111,9 @@ class Profile(Table):
     importers: tuple[str, ...]
     """Those that it is meant for, for people."""
     suffix: str
-    """Put between the appliance's version and `.ova`, so that two profiles' packages differ in name."""
-    format: Literal["ova"]
+    """Put between the appliance's version and the file's ending, so that two profiles' packages differ in name."""
+    format: Format
+    """What comes out, where [package] or the command line do not say."""
     manifest: Literal["sha1", "sha256"]
     virtual_system_type: str
     """vssd:VirtualSystemType, such as `vmx-14`."""
@@ -128,6 +135,11 @@ class Profile(Table):
     cdrom: CdromProfile
     nic: NicProfile
     serial: SerialProfile
+
+    @property
+    def packaged(self) -> bool:
+        """Whether what comes out has a descriptor, and so a machine to boot."""
+        return self.format in PACKAGES
 
     @property
     def hardware_version(self) -> int:

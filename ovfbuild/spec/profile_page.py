@@ -42,7 +42,12 @@ def page(profile: Profile) -> str:
 
 
 def _package(profile: Profile) -> Iterator[str]:
-    yield f"- file: `NAME-VERSION{profile.suffix}.ova`"
+    yield f"- file: `NAME-VERSION{profile.suffix}.{profile.format}`"
+    if profile.glance:
+        machine = f"for a machine of type `{profile.glance.machine_type}`"
+        yield f"- image properties for Glance: `NAME-VERSION{profile.suffix}.glance.json`, {machine}"
+    if not profile.packaged:
+        yield "- what follows is said where an OVA is asked for instead (`--format ova`)"
     yield f"- manifest: {profile.manifest.upper()}"
     yield f"- hardware family: `{profile.virtual_system_type}`"
     for version, family in profile.versions.items():

@@ -236,7 +236,7 @@ def _disk_node(package: Package, item: Item, work: Path) -> dict[str, Any]:
     for disk, member in package.disks:
         if (item.host_resource or "").endswith(f"/disk/{disk.disk_id}"):
             path = work / f"overlay{item.instance_id}.qcow2"
-            return window.overlay(package.path, member.offset, member.size, path)
+            return window.overlay(package.file_of(member), member.offset, member.size, path)
     raise VerificationError(
         f"{item.element_name} ({item.host_resource}) is no disk in the package",
         "only packages whose disks are all in it can be booted",

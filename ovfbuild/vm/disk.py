@@ -46,6 +46,8 @@ _NO_DISKS = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (257, b"ustar", "a tar archive"),
 )
+_EXPORTS = {"qcow2": ("-c", "-o", "compression_type=zstd"), "vhdx": ("-o", "subformat=dynamic"), "raw": ()}
+"""How qemu-img writes each. In order, so that the same disk gives the same bytes: `-W` is faster and does not."""
 _QCOW2_HEADER = struct.Struct(">4sIQIIQI")
 """Magic, version, offset and size of the backing file's name, cluster bits, size, encryption."""
 _QCOW2_DATA_FILE = 1 << 2
@@ -109,6 +111,17 @@ def convert(
     """Writes a disk, with all that lies under it, as an image of its own; it appears whole or not at all."""
     with published(target) as partial:
         _convert(source, source_format, partial, target_format, progress or Silent())
+
+
+def export(
+    source: Path, source_format: str, target: Path, target_format: str, progress: Progress | None = None
+) -> None:
+    """Writes a disk as people hand it on: qcow2 compressed by zstd, VHDX that grows, raw with holes; no copy between.
+
+    Raises:
+        ProgramError: qemu-img is missing, failed, or knows no zstd (before QEMU 5.1).
+    """
+    _convert(source, source_format, target, target_format, progress or Silent(), _EXPORTS[target_format])
 
 
 def flatten(source: Path, target: Path, progress: Progress | None = None) -> None:
@@ -306,8 +319,10 @@ def _escape(path: Path) -> str:
     return str(path.absolute()).replace(",", ",,")
 
 
-def _convert(source: Path, source_format: str, target: Path, target_format: str, progress: Progress) -> None:
-    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format]
+def _convert(
+    source: Path, source_format: str, target: Path, target_format: str, progress: Progress, more: Sequence[str] = ()
+) -> None:
+    argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format, *more]
     with _watched(target, progress):
         run([*argv, source.absolute(), target.absolute()], timeout=4 * 3600)
 

@@ -49,20 +49,24 @@ def test_what_is_asked_for_goes_before_the_profile(tmp_path: Path) -> None:
             {"hardware": {"controller": "pvscsi"}},
             (
                 'hardware.controller: profile virtualbox has no \'pvscsi\'; write "ahci" or "lsilogic" or '
-                '"lsilogicsas" or "nvme" or "ide", or package for proxmox or vsphere or workstation'
+                '"lsilogicsas" or "nvme" or "ide", or package for openstack or proxmox or '
+                "vsphere or workstation"
             ),
         ),
         (
             "portable",
             {"networks": [{"name": "a"}, {"name": "b", "model": "virtio"}]},
-            "networks[1].model: profile portable has no 'virtio'; write \"e1000\", or package for virtualbox",
+            (
+                "networks[1].model: profile portable has no 'virtio'; write \"e1000\", or package for openstack or "
+                "virtualbox"
+            ),
         ),
         (
             "vcloud",
             {"hardware": {"firmware": "efi"}},
             (
-                "hardware.firmware: profile vcloud can't take it; leave it out, or package for libvirt or portable or "
-                "proxmox or virtualbox or vsphere or workstation"
+                "hardware.firmware: profile vcloud can't take it; leave it out, or package for libvirt or openstack or "
+                "portable or proxmox or virtualbox or vsphere or workstation"
             ),
         ),
         (
@@ -70,7 +74,7 @@ def test_what_is_asked_for_goes_before_the_profile(tmp_path: Path) -> None:
             {"hardware": {"cpus": 4, "cores_per_socket": 2}},
             (
                 "hardware.cores_per_socket: profile virtualbox can't take it; leave it out, or package for libvirt or "
-                "portable or vsphere or workstation"
+                "openstack or portable or vsphere or workstation"
             ),
         ),
     ],
