@@ -19,8 +19,8 @@ _VIRTUALBOX_KNOWS = frozenset(map(str, (3, 4, 5, 6, 10, 14, 15, 17, 20, 23, 35))
 _MEMORY_UNITS = {"byte": 1, "KiloBytes": 1 << 10, "KB": 1 << 10, "MegaBytes": _MIB, "MB": _MIB, "GigaBytes": 1 << 30}
 _POWER = re.compile(r"byte\s*\*\s*2\^(\d{1,2})")
 _OLD_HOST_RESOURCE = re.compile(r"(?:ovf:/)?/?/disk/(.+)")
-FAMILY = "vmx-14"
-"""Of vSphere 6.7 and later; VirtualBox takes it as it takes its own."""
+FAMILY = "vmx-13"
+"""Of vSphere 6.5 and later; VirtualBox takes it as it takes its own."""
 
 
 @dataclass(frozen=True)

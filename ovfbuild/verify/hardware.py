@@ -133,7 +133,8 @@ def _nic(item: Item, networks: set[str]) -> Iterator[Finding]:
         yield _about(item, "connection", f"{item.connection!r} is no network")
     only = _NICS.get((item.resource_sub_type or "").lower(), ("virtualbox", "proxmox"))
     if only:
-        text = f"{item.resource_sub_type} is not known everywhere, where it isn't another model takes its place"
+        model = item.resource_sub_type or "a card of no ResourceSubType"
+        text = f"{model} is not known everywhere, where it isn't another model takes its place"
         yield _about(item, "nic-model", text, only)
 
 

@@ -131,7 +131,7 @@ def _unread(envelope: Envelope) -> Iterator[Finding]:
             yield Finding("config-required", "vmw:ExtraConfig", "it is not optional", line=config.line)
     for element in envelope.unread:
         name, shown, line = element.name, element.name[:120], element.line
-        if name == "BootOrderSection":
+        if name.rpartition("}")[2] == "BootOrderSection":
             yield Finding("boot-order", shown, "it confuses vCenter", line=line)
         elif element.required and name not in _STANDARD and not name.startswith(f"{{{VBOX}}}"):
             text = f"{shown} is not known to every importer and is not marked as optional"

@@ -50,7 +50,7 @@ class Finding:
     def where(self) -> str:
         """`x.ovf:12: item 5 (disk)`: the member, the line and the place, as far as there are any."""
         spot = f"{self.member}:{self.line}" if self.line else self.member
-        return ": ".join(dict.fromkeys(filter(None, (spot, self.place))))
+        return spot if self.place == self.member else ": ".join(filter(None, (spot, self.place)))
 
     def __str__(self) -> str:
         names = catalogue.names([effect.importer for effect in self.effects])

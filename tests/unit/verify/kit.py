@@ -31,11 +31,11 @@ from ovfbuild.formats.envelope import (
 from ovfbuild.progress import Silent
 from ovfbuild.verify.judging import judge
 from ovfbuild.verify.package import open_package
-from ovfbuild.verify.verdict import Finding, Verdict
+from ovfbuild.verify.verdict import Verdict
 from tests.unit.formats.conftest import Pieces, noise, written
 
 MIB = 1 << 20
-DESCRIPTORS = Path(__file__).parents[2] / "descriptors"
+DESCRIPTORS = Path(__file__).parent / "data"
 """Descriptors that other programs wrote."""
 DISK = Pieces(3 * MIB, ((0, noise(30000)), (MIB, noise(70000, 1))))
 ITEMS = (
@@ -71,33 +71,50 @@ def descriptor(size: int) -> bytes:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A file on its way into an archive; `kind` is its type there."""
+
+    name: str
+    octets: bytes
+    kind: bytes = tarfile.REGTYPE
+
+
+@dataclass(frozen=True)
 class Kit:
-    """`files` are what is packed, in that order; without `manifest` a right one is put in as the second."""
+    """A package before it is packed: `text` is the descriptor, `files` follow it in their order.
+
+    Without `manifest` a right one is put in as the second member. `form` and `fields` are the tar's; `change` makes
+    other entries of those that there would be, `after` another file of the whole.
+    """
 
     text: bytes
     files: Mapping[str, bytes]
     manifest: bytes | None = None
     form: int = tarfile.GNU_FORMAT
-    order: Callable[[list[str]], list[str]] = list
     fields: Mapping[str, object] = field(default_factory=dict)
+    change: Callable[[list[Entry]], list[Entry]] = list
     after: Callable[[bytes], bytes] = bytes
 
-    def members(self) -> dict[str, bytes]:
+    @property
+    def right_manifest(self) -> bytes:
         named = {"a.ovf": self.text, **self.files}
         lines = [f"SHA256({name})= {hashlib.sha256(octets).hexdigest()}\n" for name, octets in named.items()]
-        text = "".join(lines).encode() if self.manifest is None else self.manifest
+        return "".join(lines).encode()
+
+    def entries(self) -> list[Entry]:
+        text = self.right_manifest if self.manifest is None else self.manifest
         whole = {"a.ovf": self.text, "a.mf": text, **self.files}
-        return {name: whole[name] for name in self.order(list(whole))}
+        return self.change([Entry(name, octets) for name, octets in whole.items()])
 
     def packed(self) -> bytes:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=self.form) as archive:
-            for name, octets in self.members().items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(octets)
+            for one in self.entries():
+                entry = tarfile.TarInfo(one.name)
+                entry.size, entry.type = len(one.octets), one.kind
                 for key, value in self.fields.items():
                     setattr(entry, key, value)
-                archive.addfile(entry, io.BytesIO(octets))
+                archive.addfile(entry, io.BytesIO(one.octets))
         return self.after(out.getvalue())
 
     def pack(self, path: Path) -> Path:
@@ -126,10 +143,6 @@ def verdict(path: Path) -> Verdict:
 
 def rules(path: Path) -> set[str]:
     return {finding.rule for finding in verdict(path).findings}
-
-
-def of(path: Path, rule: str) -> Finding:
-    return next(finding for finding in verdict(path).findings if finding.rule == rule)
 
 
 def stream(
@@ -172,7 +185,7 @@ def seeds(target: str) -> list[bytes]:
     """What a fuzzer of that target begins with."""
     kits = [small(), replace(small(), form=tarfile.PAX_FORMAT, fields={"mtime": 0.5})]
     if target == "manifest":
-        return [kits[0].members()["a.mf"], b"SHA2-256(a)= 00\nSHA1 (b)=" + b"0" * 40]
+        return [kits[0].right_manifest, b"SHA2-256(a)= 00\nSHA1 (b)=" + b"0" * 40]
     if target == "ovf":
         return [kits[0].text, *(path.read_bytes() for path in sorted(DESCRIPTORS.glob("*.ovf")))]
     if target == "vmdk":
