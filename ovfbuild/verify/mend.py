@@ -27,6 +27,7 @@ _EPOCH = 315532800
 """1980-01-01: what is mended bears no time of its own."""
 _PIECE = 1 << 20
 _LONGEST_NAME = 99
+_LONGEST_SUFFIX = 20
 _ENDS = {"disk-no-end", "disk-tail"}
 _DOUBTS = {"disk-tables", "disk-footer", "disk-truncated", "disk-damaged", "disk-format", "disk-header"}
 """With one of these it is not known what lies behind the end of the stream: it is left as it is."""
@@ -132,8 +133,8 @@ def _names(package: Package) -> dict[str, str]:
 
 def _portable(name: str) -> str:
     bare = re.sub(r"[^A-Za-z0-9._=+-]", "_", re.split(r"[/\\]", name)[-1])
-    stem, dot, end = bare.rpartition(".")
-    return bare if len(bare) <= _LONGEST_NAME else f"{stem[: _LONGEST_NAME - len(end) - 1]}{dot}{end}"
+    end = Path(bare).suffix[:_LONGEST_SUFFIX]
+    return bare if len(bare) <= _LONGEST_NAME else bare[: _LONGEST_NAME - len(end)] + end
 
 
 def _survey(package: Package, member: ova.Member) -> vmdk_reader.Survey:
