@@ -5,7 +5,8 @@
     ├── ProgramError        3  a program is missing or failed
     ├── GuestError          4  the guest failed
     ├── FileError           5  a file is not what it should be
-    └── VerificationError   6  the package was judged and found wrong
+    ├── VerificationError   6  the package was judged and found wrong
+    └── PublishError        7  a target refused, or failed
 
 Ctrl-C, a KeyboardInterrupt, ends with 130. An error says what is wrong and, as `hint`, what to do about it.
 Anything that is not an OvfbuildError is a bug and ends with 1 and a traceback.
@@ -43,6 +44,10 @@ class FileError(OvfbuildError):
 
 class VerificationError(OvfbuildError):
     exit_code = 6
+
+
+class PublishError(OvfbuildError):
+    exit_code = 7
 
 
 INTERRUPTED = 130

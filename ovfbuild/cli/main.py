@@ -14,12 +14,13 @@ from typing import Any, NoReturn, TypeVar, get_args
 import click
 from rich.console import Console
 
-from ovfbuild import __version__, errors, packages, pipeline
+from ovfbuild import __version__, errors, packages, pipeline, publishing
 from ovfbuild.cache import Cache
 from ovfbuild.cli import render, report
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
-from ovfbuild.spec import agent_page, agents, appliance, models, plan, profile, profile_page, schema
+from ovfbuild.publish.delivery import How
+from ovfbuild.spec import agent_page, agents, appliance, models, plan, profile, profile_page, schema, targets
 from ovfbuild.spec.units import parse_duration
 
 EXIT_CODES = """\b
@@ -31,6 +32,7 @@ Exit codes:
   4    the guest failed
   5    a file is not what it should be
   6    verification failed
+  7    a target refused or failed
   130  interrupted
 """
 
@@ -66,6 +68,8 @@ _REPRODUCIBLE = click.option(
 _FORMAT = click.option(
     "--format", "form", type=click.Choice(get_args(profile.Format)), help="Instead of [package], and of the profile's."
 )
+_OF = "Look for TARGET in its [[publish]] first."
+_JSON = click.option("--json", "as_json", is_flag=True, help="All of it, as JSON.")
 _NO_BOOT = click.option("--no-boot", is_flag=True, help="Don't boot the OVA to prove it.")
 
 
@@ -98,8 +102,11 @@ def cli() -> None:
     show_default=True,
     help="clean: keep the logs only; keep: the disk and the seed too; shell: open the guest's serial console.",
 )
+@click.option("--publish", "to", multiple=True, metavar="TARGET", help="Send the OVA there when it is good.")
 @_VERBOSE
-def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
+def make(
+    appliance_file: Path, out: Path, profiles: tuple[str, ...], to: tuple[str, ...], verbose: bool, **how: Any
+) -> None:
     """Build, package and verify APPLIANCE; print the path of each OVA, descriptor or disk."""
     if how["on_failure"] == "shell" and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise errors.UsageError("--on-failure shell needs a terminal", "use --on-failure keep in scripts and CI")
@@ -113,9 +120,17 @@ def make(appliance_file: Path, out: Path, profiles: tuple[str, ...], verbose: bo
         use_cache=not how["no_cache"],
         on_failure=how["on_failure"],
     )
-    resolved = _plan(appliance_file, profiles, _compression(how), how["form"])
-    for package in pipeline.make(resolved, options, _progress(verbose)):
+    resolved, progress = _plan(appliance_file, profiles, _compression(how), how["form"]), _progress(verbose)
+    chosen = [targets.find(name, _target_files(appliance_file)) for name in to]
+    if chosen and len(resolved.profiles) != 1:
+        raise errors.UsageError("--publish sends one OVA, and there are several profiles", "--profile NAME")
+    publisher = publishing.Publisher(progress, _ask())
+    publisher.require(chosen)
+    for package in pipeline.make(resolved, options, progress):
         click.echo(package)
+        for target in chosen:
+            published = publisher.publish(package, target, How(), proven=True)
+            click.echo("".join(f"{line}\n" for line in published.lines), nl=False)
 
 
 @command(cli)
@@ -204,6 +219,51 @@ def fix(file: Path, out: Path) -> None:
     """Mend an OVA or OVF as far as that leaves its disks' content alone; print what was mended."""
     mended = packages.fix(file, out, _progress(verbose=False))
     click.echo(report.mended(mended), nl=False)
+
+
+@command(cli)
+@click.argument("ova", type=click.Path(path_type=Path))
+@click.option("--to", "name", required=True, metavar="TARGET", help="Where it goes: a target's name.")
+@click.option("--appliance", "appliance_file", metavar="APPLIANCE", type=click.Path(path_type=Path), help=_OF)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Instead of what the target's table says.")
+@click.option("--name", "called", metavar="NAME", help="What it is called there, instead of the OVA's own name.")
+@click.option("--replace", is_flag=True, help="Let it take the place of what is there with its version.")
+@click.option("--keep-old", type=click.IntRange(0), metavar="N", help="Then remove all but N other versions.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@_JSON
+@_VERBOSE
+def publish(
+    ova: Path, name: str, appliance_file: Path | None, settings: tuple[str, ...], verbose: bool, **how: Any
+) -> None:
+    """Send an OVA to a target, once; print what it is called there."""
+    if how["replace"] and how["keep_old"] is not None:
+        raise errors.UsageError("--replace and --keep-old are two ways", "keep one of the two")
+    target = targets.find(name, _target_files(appliance_file), settings)
+    publisher = publishing.Publisher(_progress(verbose), _ask())
+    asked = How(how["replace"], how["keep_old"], how["dry_run"])
+    published = publisher.publish(ova, target, asked, name=how["called"])
+    if how["as_json"]:
+        click.echo(json.dumps(published.to_json(), indent=2))
+    else:
+        click.echo("".join(f"{line}\n" for line in published.lines), nl=False)
+
+
+@command(cli, "targets")
+@click.argument("names", nargs=-1, metavar="[TARGET]...")
+@click.option("--appliance", "appliance_file", metavar="APPLIANCE", type=click.Path(path_type=Path), help=_OF)
+@_JSON
+def show_targets(names: tuple[str, ...], appliance_file: Path | None, as_json: bool) -> None:
+    """List the targets, and try each: is it there, may we write, is there room."""
+    files = _target_files(appliance_file)
+    known = [one.name for file in files for one in targets.load(file)]
+    publisher = publishing.Publisher(_progress(verbose=False), _ask())
+    tested = [publisher.test(targets.find(name, files)) for name in names or dict.fromkeys(known)]
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in tested], indent=2))
+    else:
+        click.echo(render.targets(tested, files), nl=False)
+    if broken := [one.target.name for one in tested if one.standing is None]:
+        raise errors.PublishError(f"can't be used: {', '.join(broken)}")
 
 
 @command(cli, "deploy-seed")
@@ -319,6 +379,21 @@ def _compression(how: dict[str, Any]) -> plan.PackedBy | None:
     if level and how["reproducible"]:
         raise errors.UsageError("--reproducible compresses in a way of its own", "leave out --compression")
     return "reproducible" if how["reproducible"] else level
+
+
+def _target_files(appliance_file: Path | None) -> list[Path]:
+    """Where targets are looked for, in this order."""
+    own = targets.default_file(os.environ)
+    if appliance_file is None:
+        return [own]
+    return [appliance_file / appliance.FILE_NAME if appliance_file.is_dir() else appliance_file, own]
+
+
+def _ask() -> publishing.Ask | None:
+    """Asks for a secret on the terminal, if there is one."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: str(click.prompt(question, hide_input=True, err=True))
 
 
 def _progress(verbose: bool) -> Progress:

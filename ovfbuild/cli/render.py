@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovfbuild.cache import Entry
+from ovfbuild.publishing import Tested
 from ovfbuild.spec import agent_page
 from ovfbuild.spec.agent import Agent
 from ovfbuild.spec.profile import Profile
@@ -49,6 +50,23 @@ def profiles(known: Sequence[Profile]) -> str:
         f"{one.disk.controller}, {one.nic.model}"
         for one in known
     ]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def targets(tested: Sequence[Tested], files: Sequence[Path]) -> str:
+    """Some lines a target: how it stands, or why it can't be used."""
+    if not tested:
+        return f"no target is named in {' or '.join(map(str, files))}\n"
+    rows = []
+    for one in tested:
+        head = f"{one.target.name:14}{one.target.kind:12}"
+        if one.standing is None:
+            rows.append(f"{head}can't be used: {one.error}")
+        else:
+            room = "" if one.standing.room is None else f", {size(one.standing.room)} free"
+            rows.append(f"{head}good: {one.standing.server}{room}")
+        notes = one.standing.notes if one.standing else (one.hint,) * bool(one.hint)
+        rows += [f"{'':26}{note}" for note in notes]
     return "".join(f"{row}\n" for row in rows)
 
 

@@ -28,6 +28,7 @@ from ovfbuild.spec.products import (
 )
 from ovfbuild.spec.profile import Format
 from ovfbuild.spec.table import Table
+from ovfbuild.spec.targets import AnyTarget, same_names
 
 _MIB = 1024**2
 
@@ -280,6 +281,8 @@ class Appliance(Table):
     """How the package is written."""
     build: Build = Build()
     """The VM that the appliance is built in."""
+    publish: tuple[AnyTarget, ...] = ()
+    """Where `make --publish` sends the package."""
 
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -296,6 +299,7 @@ class Appliance(Table):
         own = table.get("properties")
         yield from clashes([*(own if isinstance(own, list | tuple) else ()), *told_tables(table.get("products"))])
         yield from same_products(table.get("products"))
+        yield from same_names(table.get("publish"))
         yield from option_clashes(table.get("deployment_options"), hardware)
 
     @property

@@ -219,7 +219,7 @@ def _read_list(line: _Line, url: str) -> str:
                 if len(octets) > _LARGEST_LIST:
                     raise FileError(f"{shown(url)} is too long for a list of checksums", "check the URL")
         except HTTPError as error:
-            raise _TryAgain(f"broke off: {_reason(error)}") from None
+            raise _TryAgain(f"broke off: {reason(error)}") from None
     return octets.decode("utf-8", errors="replace")
 
 
@@ -258,16 +258,16 @@ def _get(line: _Line, url: str, headers: dict[str, str]) -> requests.Response:
         )
     except requests.exceptions.SSLError as error:
         raise ProgramError(
-            f"{shown(url)} has no certificate that is trusted here: {_reason(error)}",
+            f"{shown(url)} has no certificate that is trusted here: {reason(error)}",
             "for a private authority, set REQUESTS_CA_BUNDLE to its certificates",
         ) from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _TryAgain(f"can't be reached: {_reason(error)}") from None
+        raise _TryAgain(f"can't be reached: {reason(error)}") from None
     except requests.RequestException as error:
         raise ProgramError(f"{shown(url)} can't be downloaded: {type(error).__name__}", "check the URL") from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The operating system's words inside one of the library's errors, which themselves quote whole URLs."""
     seen: list[object] = [error]
     for inner in seen:
@@ -438,7 +438,7 @@ def _receive(answer: requests.Response, partial: _Partial, total: int | None, pr
                 said = now
                 progress.line(f"{(partial.size - before) / 1e6 / max(now - begun, 0.001):.1f} MB/s")
     except HTTPError as error:
-        broke = _reason(error)
+        broke = reason(error)
     if broke or (total is not None and partial.size < total):
         raise _TryAgain(f"{broke or 'the connection broke off'} after {partial.size} of {total or '?'} bytes")
     if total is not None and partial.size > total:

@@ -93,11 +93,17 @@ def test_every_exit_code_is_told() -> None:
     assert set(map(int, re.findall(r"\d+", told))) == exit_codes()
 
 
+def kinds(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from kinds(inner)
+
+
 def keys(model: type[Table]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield field.alias or name
-        annotation: Any = field.annotation
-        for kind in (annotation, *getattr(annotation, "__args__", ())):
+        for kind in kinds(field.annotation):
             if isinstance(kind, type) and issubclass(kind, Table):
                 yield from keys(kind)
 

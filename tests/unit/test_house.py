@@ -17,7 +17,8 @@ ROOMS = {
     "guest": set(),
     "vm": {"guest"},
     "verify": {"formats", "vm", "spec"},
-    "cli": {"spec", "verify", "pipeline", "packages"},
+    "publish": {"formats", "vm", "spec", "verify"},
+    "cli": {"spec", "verify", "publish", "pipeline", "packages", "publishing"},
 }
 WALLS = {"errors", "files", "progress", "cache", "__init__"}
 

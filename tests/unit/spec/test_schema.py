@@ -54,7 +54,7 @@ def test_references_lead_somewhere() -> None:
 def test_the_man_page_has_every_key() -> None:
     explained = set(re.findall(r'^\.BR ([a-z_]+) " \(', MAN.read_text(encoding="utf-8"), re.MULTILINE))
     tables = {"base", "hardware", "networks", "system", "users", "files", "scripts", "cloud_init", "build"}
-    tables |= {"properties", "java", "python", "node", "agent", "alive", "extras", "settings"}
+    tables |= {"properties", "java", "python", "node", "agent", "alive", "extras", "settings", "publish"}
     tables |= {"products", "deployment_options", "vmware", "config", "extra_config"}
     assert _keys(Appliance) - tables == explained
 
@@ -63,7 +63,13 @@ def _keys(model: Any) -> set[str]:
     found: set[str] = set()
     for name, field in model.model_fields.items():
         found.add(field.alias or name)
-        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        for kind in _kinds(field.annotation):
             if isinstance(kind, type) and issubclass(kind, Table):
                 found |= _keys(kind)
     return found
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """A type and all that it is made of."""
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(kind for one in inner for kind in _kinds(one))]

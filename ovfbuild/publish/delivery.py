@@ -1,0 +1,185 @@
+"""The order in which a shipment is delivered, the same for every cloud.
+
+    stored ─▶ decide ─▶ abandon leftovers ─▶ send ─▶ finish ─▶ retire what is old
+                 └▶ there already
+
+Every try begins with what is on the server, so a try that broke and a run that was killed are the same case.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+from ovfbuild.errors import OvfbuildError, PublishError
+from ovfbuild.progress import Progress, step
+from ovfbuild.publish.cloud import Cloud, Shipment, Stored, TryAgain
+from ovfbuild.publish.meter import Meter
+
+_T = TypeVar("_T")
+_WORTH_A_TRY = 1 << 20
+"""Bytes: a try that got so much further than all before is not counted."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often to try. Times are seconds."""
+
+    tries: int = 5
+    first_wait: float = 1.0
+    """Before the second try; twice as long before each one after."""
+    longest_wait: float = 60.0
+
+
+@dataclass(frozen=True)
+class How:
+    """What is asked for beside the shipment."""
+
+    replace: bool = False
+    """Send it even if it is there, and let it take the place of what has its version."""
+    keep_old: int | None = None
+    """How many other versions stay; None for all."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What has to be done, by what is there."""
+
+    present: Stored | None
+    """It is there already."""
+    resume: Stored | None
+    abandon: tuple[Stored, ...]
+    retire: tuple[Stored, ...]
+    """When it is there: what goes."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What came of it."""
+
+    outcome: Literal["published", "present", "planned"]
+    stored: Stored | None
+    """None of what is only planned."""
+    removed: tuple[Stored, ...]
+    """Versions that went, or would go."""
+
+
+def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
+    """What has to be done.
+
+    Raises:
+        PublishError: that version is there with another content, and is not to be replaced.
+    """
+    whole = sorted((one for one in found if one.whole), key=lambda one: one.made)
+    broken = [one for one in found if not one.whole]
+    twins = [one for one in whole if one.version == shipment.version]
+    others = [one for one in reversed(whole) if one.version != shipment.version]
+    current = twins[-1] if twins else None
+    present = current if current and current.digest == shipment.digest and not how.replace else None
+    if current and present is None and not how.replace:
+        raise PublishError(
+            f"{shipment.name} {shipment.version} is there already with another content ({_said(current)})",
+            "--replace puts this in its place; else give it another version, or another --name",
+        )
+    resume = next((one for one in broken if one.resumable and one.digest == shipment.digest and not present), None)
+    old = others[how.keep_old :] if how.keep_old is not None else []
+    return Decision(
+        present,
+        resume,
+        abandon=tuple(one for one in broken if one is not resume),
+        # Two of one version are what a replacement left that was killed before its last step.
+        retire=tuple(one for one in twins if one is not present) + tuple(old),
+    )
+
+
+def deliver(
+    cloud: Cloud, shipment: Shipment, how: How, progress: Progress, patience: Patience | None = None
+) -> Receipt:
+    """Brings a shipment to a cloud, if it is not there already.
+
+    Raises:
+        PublishError: the cloud refused, or failed as often as it was tried. Nothing half-done is left, as far as the
+            cloud can still be reached; the next run removes the rest.
+    """
+    patience = patience or Patience()
+    meter = Meter(progress, shipment.size)
+    if how.dry_run:
+        decision = patiently(lambda: decide(cloud.stored(shipment.name), shipment, how), patience, progress)
+        _tell(decision, shipment, progress)
+        return Receipt("present" if decision.present else "planned", decision.present, decision.retire)
+    try:
+        receipt = patiently(lambda: _once(cloud, shipment, how, progress, meter), patience, progress, meter)
+    except BaseException as error:
+        left = _clear(cloud, shipment)
+        if left and isinstance(error, OvfbuildError):
+            error.hint = "\n  → ".join(filter(None, (error.hint, left)))
+        raise
+    for old in receipt.removed:
+        progress.note(f"removing {old.name} {old.version} ({_said(old)})")
+        patiently(partial(cloud.retire, old), patience, progress)
+    return receipt
+
+
+def _once(cloud: Cloud, shipment: Shipment, how: How, progress: Progress, meter: Meter) -> Receipt:
+    """One try, from what is there to what is whole."""
+    decision = decide(cloud.stored(shipment.name), shipment, how)
+    for leftover in decision.abandon:
+        progress.note(f"removing what an earlier upload of {leftover.name} {leftover.version} left")
+        cloud.abandon(leftover)
+    if decision.present:
+        return Receipt("present", decision.present, decision.retire)
+    meter.begin()
+    with step(progress, f"send {shipment.name} {shipment.version}"):
+        sent = cloud.send(shipment, decision.resume, meter)
+    with step(progress, "compare what arrived"):
+        stored = cloud.finish(shipment, sent)
+    return Receipt("published", stored, decision.retire)
+
+
+def patiently(attempt: Callable[[], _T], patience: Patience, progress: Progress, meter: Meter | None = None) -> _T:
+    """What `attempt` returns, again while it raises TryAgain. Raises PublishError when it did so too often."""
+    failed, best = 0, 0
+    while True:
+        try:
+            return attempt()
+        except TryAgain as again:
+            if meter and meter.furthest >= best + _WORTH_A_TRY:
+                failed, best = 0, meter.furthest
+            failed += 1
+            if failed >= patience.tries:
+                hint = "check the network and the server, then publish again"
+                raise PublishError(f"{again} ({failed} tries)", hint) from None
+            wait = max(patience.first_wait * 2 ** (failed - 1), again.wait)
+            wait = min(wait, patience.longest_wait)
+            progress.note(f"{again}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+
+
+def _clear(cloud: Cloud, shipment: Shipment) -> str:
+    """Removes what this upload left; says what the user has to know when that could not be done."""
+    with suppress(TryAgain, OvfbuildError):
+        for one in cloud.stored(shipment.name):
+            if not one.whole and one.digest == shipment.digest:
+                cloud.abandon(one)
+        return ""
+    return "what was sent so far may lie there still, marked as unfinished: the next publish removes it"
+
+
+def _tell(decision: Decision, shipment: Shipment, progress: Progress) -> None:
+    """What would be done."""
+    for one in decision.abandon:
+        progress.note(f"would remove what an earlier upload of {one.name} {one.version} left")
+    if decision.present is None:
+        again = "go on with" if decision.resume else "send"
+        progress.note(f"would {again} {shipment.name} {shipment.version}, {shipment.size / 1e6:.0f} MB")
+    for one in decision.retire:
+        progress.note(f"would remove {one.name} {one.version} ({_said(one)})")
+
+
+def _said(stored: Stored) -> str:
+    return next(iter(stored.ids.values()), stored.digest[:12])

@@ -1,0 +1,241 @@
+"""Where packages are published to: `[[publish]]`, in the user's targets.toml or in an appliance.toml.
+
+A kind of target is a table below, its name in `AnyTarget`, and its module in `ovfbuild.publish`. No key holds a
+secret: one names the environment variable or the file that does, and what a cloud's own client keeps is used where
+it lies.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, ValidationError, ValidationInfo, WrapValidator
+from pydantic_core import InitErrorDetails
+
+from ovfbuild.errors import UsageError
+from ovfbuild.spec import fields as f
+from ovfbuild.spec.mistakes import closest, in_toml, mistake, quoted, sentences, wrong_type
+from ovfbuild.spec.table import Table
+
+FILE_NAME = "targets.toml"
+HINT = "Every key of a target, with an example: man 5 appliance.toml, [[publish]]"
+
+
+def _some_path(text: str, folder: Path) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("is not a path; name a file")
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{quoted(text)} begins with the home of an unknown user; write the path") from None
+
+
+SomePath = Annotated[Path, f.text_field(_some_path), f.json_string()]
+"""A file that has to be there when the target is used, not when its table is read."""
+
+
+class Target(Table):
+    """What every target has."""
+
+    name: f.ScriptName = Field(examples=["lab"])
+    """What `--to` and `--publish` call it."""
+    timeout: f.Duration = Field("60 s", validate_default=True)
+    """How long the server may say nothing before the connection counts as lost."""
+    kind: str
+    """The kind of target."""
+    tries: int = Field(5, ge=1, le=100)
+    """How often an upload is tried; a try that got further does not count."""
+
+
+class Connected(Target):
+    """A target behind TLS."""
+
+    ca_file: SomePath | None = None
+    """Certificates (PEM) of the authority that the server's own is signed by, if the system does not know it."""
+    insecure: bool = False
+    """true: believe any certificate. Whoever is on the way may then read and change everything."""
+
+
+class HttpTarget(Connected):
+    """A web server that takes PUT: a catalogue of packages that others build from."""
+
+    kind: Literal["http"]
+    """The kind of target."""
+    url: f.HttpUrl = Field(examples=["https://files.example.org/appliances/"])
+    """The folder on the server."""
+    user: str | None = None
+    """Who logs in, with a password; without it ~/.netrc is asked."""
+    password_env: str | None = None
+    """The environment variable that holds the password."""
+    password_file: SomePath | None = None
+    """The file whose first line is the password."""
+    token_env: str | None = None
+    """The environment variable that holds a bearer token, instead of user and password."""
+    token_file: SomePath | None = None
+    """The file whose first line is a bearer token; it is read again when the server says that the token is over."""
+    read_back: bool = False
+    """true: what arrived is read again and its digest compared, where the server tells no digest by itself."""
+
+    @classmethod
+    def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        yield from _one_secret(table, "password_env", "password_file", "token_env", "token_file")
+        if "user" not in table:
+            for key in ("password_env", "password_file"):
+                if key in table:
+                    yield key, 'has no user beside it; add user = "…"'
+        url = table.get("url")
+        if isinstance(url, str) and "@" in url.split("://")[-1].partition("/")[0]:
+            yield "url", "has a user or a password in it; write user = and password_file = instead"
+        if isinstance(url, str) and ("?" in url or "#" in url):
+            yield "url", "has a query or a fragment; write a folder's URL"
+
+
+def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
+    """A mistake for every key that names a second place of the same secret."""
+    found = [key for key in keys if key in table]
+    for key in found[1:]:
+        yield key, f"stands beside {found[0]}; keep one of the two"
+
+
+_Any = HttpTarget
+KINDS: Mapping[str, type[Target]] = {
+    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (get_args(_Any) or (_Any,))
+}
+"""The table of each kind."""
+
+
+def _of_its_kind(table: Any, handler: object, info: ValidationInfo) -> Target:
+    """A table as the model of its kind: pydantic would try all kinds, and put their names into the mistakes' paths."""
+    del handler
+    if isinstance(table, Target):
+        return table
+    if not isinstance(table, Mapping):
+        raise mistake(wrong_type("a table", table))
+    kind = table.get("kind")
+    if isinstance(kind, str) and kind in KINDS:
+        return KINDS[kind].model_validate(table, context=info.context)
+    there = f"there are {', '.join(KINDS)}"
+    said = f"is missing; {there}" if kind is None else f"must be a string, not {in_toml(kind)}; {there}"
+    if isinstance(kind, str):
+        said = f"{quoted(kind)} is no kind of target{closest(kind, KINDS)}; {there}"
+    details = InitErrorDetails(type=mistake(said), loc=("kind",), input=None)
+    raise ValidationError.from_exception_data("target", [details])
+
+
+AnyTarget = Annotated[_Any, WrapValidator(_of_its_kind)]
+"""A table of `[[publish]]`."""
+
+
+def same_names(tables: object) -> Iterable[tuple[str, str]]:
+    """A mistake for every name that an earlier table of `[[publish]]` has too."""
+    names = [one.get("name") for one in tables if isinstance(one, Mapping)] if isinstance(tables, list | tuple) else []
+    for name in dict.fromkeys(one for one in names if isinstance(one, str) and names.count(one) > 1):
+        yield "publish", f"has {quoted(name)} twice; keep one"
+
+
+class Targets(Table):
+    """targets.toml."""
+
+    publish: tuple[AnyTarget, ...] = ()
+    """The targets."""
+
+    @classmethod
+    def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        yield from same_names(table.get("publish"))
+
+
+def default_file(environ: Mapping[str, str]) -> Path:
+    """The user's targets.toml; it need not be there."""
+    home = environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "ovfbuild" / FILE_NAME
+
+
+def load(path: Path) -> tuple[Target, ...]:
+    """The targets of a targets.toml, or of an appliance.toml, of which nothing else is looked at.
+
+    Raises:
+        UsageError: with a line for each mistake.
+    """
+    table = _tables(path)
+    return _valid(Targets, {"publish": table}, path.absolute().parent, str(path)).publish
+
+
+def find(name: str, paths: Sequence[Path], settings: Sequence[str] = ()) -> Target:
+    """The target of that name, in the first of the files that has it, changed by `key=value` of the settings.
+
+    Raises:
+        UsageError: no file has it, or there is a mistake in it or in the settings.
+    """
+    known: list[str] = []
+    for path in paths:
+        tables = _tables(path)
+        known += (one.name for one in load(path))
+        for table in tables:
+            if table["name"] == name:
+                changed = _with_settings(table, settings)
+                (found,) = _valid(
+                    Targets, {"publish": [changed]}, path.absolute().parent, f"{path}: target {name}"
+                ).publish
+                return found
+    where = " and ".join(map(str, paths))
+    hint = f"there are {', '.join(known)}" if known else f"write a table [[publish]] into {paths[-1]}"
+    raise UsageError(f"there is no target {quoted(name)} in {where}{closest(name, known)}", hint)
+
+
+def _tables(path: Path) -> list[Any]:
+    """`[[publish]]` as it stands in a file; none where there is no file."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+    found = table.get("publish", [])
+    if path.name == FILE_NAME and (others := sorted(table.keys() - {"publish"})):
+        raise UsageError(f"{path}: {others[0]}: unknown key; a target is a table [[publish]]", HINT)
+    if not isinstance(found, list):
+        raise UsageError(f"{path}: publish: {wrong_type('an array', found)}", HINT)
+    return found
+
+
+def _valid(model: type[Targets], table: Mapping[str, Any], folder: Path, where: str) -> Targets:
+    try:
+        return model.model_validate(table, context={"folder": folder})
+    except ValidationError as error:
+        lines = [": ".join(filter(None, (where, path, said))) for path, said in sentences(error)]
+        raise UsageError("\n".join(lines), HINT) from None
+
+
+def _with_settings(table: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The table with each `key=value` put in; `key.inner=value` goes into a table in it."""
+    changed = dict(table)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *outer, key = path.split(".")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: there is no value", "write --set key=value")
+        if path in ("name", "kind"):
+            raise UsageError(f"--set {path}: it says which target it is", "name another target with --to")
+        inner = changed
+        for step in outer:
+            at = inner.get(step)
+            inner[step] = dict(at) if isinstance(at, Mapping) else {}
+            inner = inner[step]
+        inner[key] = text if outer else _value(table.get("kind"), key, text)
+    return changed
+
+
+def _value(kind: Any, key: str, text: str) -> Any:
+    """A setting as TOML would have it: where the key takes no string, `true`, `3` and `["a"]` are no strings."""
+    field = KINDS[kind].model_fields.get(key)
+    if field is None or str in (field.annotation, *get_args(field.annotation)):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
