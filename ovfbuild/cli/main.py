@@ -122,8 +122,8 @@ def make(
     )
     resolved, progress = _plan(appliance_file, profiles, _compression(how), how["form"]), _progress(verbose)
     chosen = [targets.find(name, _target_files(appliance_file)) for name in to]
-    if chosen and len(resolved.profiles) != 1:
-        raise errors.UsageError("--publish sends one OVA, and there are several profiles", "--profile NAME")
+    if chosen and [one.format for one in resolved.profiles] != ["ova"]:
+        raise errors.UsageError("--publish sends one OVA", "--profile NAME says which, --format ova that it is one")
     publisher = publishing.Publisher(progress, _ask())
     publisher.require(chosen)
     for package in pipeline.make(resolved, options, progress):
