@@ -1,4 +1,4 @@
-"""examples/roboconf, deployed in five ways: its heartbeat comes to a real RabbitMQ from whom it should be.
+"""examples/roboconf, deployed in six ways: its heartbeat comes to a real RabbitMQ from whom it should be.
 
 With a stand-in for the agent (tests/stub_roboconf); with the agent itself where OVFBUILD_ROBOCONF_TARBALL names its
 archive, of version 0.9.1.
@@ -7,9 +7,11 @@ archive, of version 0.9.1.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.verify import amqp
+from ovfbuild.vm.hardware import Disk, file_node
 from ovfbuild.vm.leftovers import find_leftovers
 from tests import rabbitmq
 from tests.acceptance.metadata import serving
@@ -166,6 +169,39 @@ def test_metadata_service(image: Image, broker: rabbitmq.Broker, tmp_path: Path,
             assert listening.heard() == ""
             assert "PWNED" not in visit.run(FACTS)
             assert visit.run("cloud-id") == "aws"
+
+
+def test_config_drive(image: Image, broker: rabbitmq.Broker, tmp_path: Path, needs: Callable[..., None]) -> None:
+    """As OpenStack attaches it where config_drive_format is vfat; user-data as a Deployment Manager sends them."""
+    needs("mkfs.vfat", "mcopy")
+    drive = config_drive(tmp_path, properties(broker, "by config drive", "10.0.2.2"), image.public)
+    spec, visit = guests.deployed(image.ova, tmp_path / "openstack", image.key)
+    spec = replace(spec, disks=(*spec.disks, Disk(file_node(drive, "raw", read_only=True), "virtio")))
+    listening = Listening(broker, "by config drive", "10.0.2.15")
+    with guests.running_machine(spec, tmp_path / "openstack/logs", visit):
+        assert listening.heard() == ""
+        assert "PWNED" not in visit.run(FACTS)
+        assert visit.run("hostname") == "as-nova-says"
+        assert visit.run("cloud-id") in {"configdrive", "openstack"}
+
+
+def config_drive(folder: Path, user_data: str, public_key: str) -> Path:
+    """An image with the file system config-2, of what Nova writes there."""
+    latest = folder / "config/openstack/latest"
+    latest.mkdir(parents=True)
+    meta = {
+        "uuid": "83679162-1378-4288-a2d4-70e13ec132aa",
+        "hostname": "as-nova-says",
+        "name": "as-nova-says",
+        "public_keys": {"test": public_key},
+    }
+    (latest / "meta_data.json").write_text(json.dumps(meta))
+    (latest / "user_data").write_text(user_data)
+    drive = folder / "config.img"
+    drive.write_bytes(bytes(8 << 20))
+    subprocess.run(["mkfs.vfat", "-n", "CONFIG-2", drive], check=True, capture_output=True)
+    subprocess.run(["mcopy", "-s", "-i", drive, folder / "config/openstack", "::"], check=True)
+    return drive
 
 
 def test_identity_is_remembered_and_two_clones_differ(image: Image, broker: rabbitmq.Broker, tmp_path: Path) -> None:
