@@ -70,6 +70,9 @@ def _hardware(appliance: Appliance, made: Machine) -> Iterator[Extension]:
     )
     yield _element("Display", controller="VMSVGA", VRAMSize=(asked.video_memory or _VIDEO_MEMORY) // _MIB)
     yield _element("BIOS", _element("IOAPIC", enabled="true"))
+    # Left out, they are not as in a new machine: no paravirtual clock, and a remote display that listens (measured).
+    yield _element("Paravirt", provider="Default")
+    yield _element("RemoteDisplay", enabled="false")
     if asked.usb:
         yield _element("USB", _element("Controllers", _element("Controller", name="xHCI", type="XHCI")))
     yield _element("Network", *(_adapter(slot, adapter) for slot, adapter in enumerate(made.adapters)))
@@ -97,14 +100,13 @@ def _storage(appliance: Appliance, profile: Profile, made: Machine) -> Iterator[
 
 
 def _controller(controller: Controller, *devices: Extension) -> Extension:
-    """Called SATA, SCSI, NVMe or IDE; IDE always has two ports, the others as many as are used."""
-    ide = controller.resource_type == 5
+    """Called SATA, SCSI, NVMe or IDE; with as many ports as are used, but where VirtualBox has a number of its own."""
     return _element(
         "StorageController",
         *devices,
         name=controller.label.removesuffix(" Controller"),
         type=str(controller.virtualbox),
-        PortCount=2 if ide else max(1, len(devices)),
-        useHostIOCache="true" if ide else "false",
+        PortCount=controller.virtualbox_ports or len(devices),
+        useHostIOCache="true" if controller.resource_type == 5 else "false",
         Bootable="true",
     )

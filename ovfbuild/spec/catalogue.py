@@ -27,6 +27,8 @@ class Controller(Table):
     """Empty: the element is left out."""
     virtualbox: str | None = None
     """StorageController/@type of a vbox:Machine; None where VirtualBox has none."""
+    virtualbox_ports: int | None = None
+    """Its @PortCount where VirtualBox takes one number only; None: as many as are used."""
     glance: dict[str, str] = Field(default_factory=dict)
     """OpenStack's image properties for it; empty where libvirt has none."""
 

@@ -1,0 +1,140 @@
+"""govmomi's vCenter simulator over SOAP and NFC, with VMware's own client library, pyVmomi.
+
+The road is that of a vSphere client: OvfManager.CreateImportSpec, ResourcePool.ImportVApp, each disk under the
+HttpNfcLease, HttpNfcLeaseComplete; then the machine is read back. What the lease was sent is kept as it came.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyVim import connect as _connect
+from pyVmomi import vim as _vim
+
+from ovfbuild.vm.process import die_with_parent
+from tests.importers.imported import Import, Imported
+
+vim: Any = _vim
+connect: Any = _connect
+"""Half of their types are made as they are imported."""
+
+USER, PASSWORD = "importer@vsphere.local", "a secret that is none"
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A simulator that listens; `kept` is the folder of what it was sent."""
+
+    host: str
+    port: int
+    kept: Path
+
+
+@contextmanager
+def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Simulator]:
+    """Runs one on a free port of loopback; it ends with the block, or with this process."""
+    kept = folder / "kept"
+    kept.mkdir(parents=True)
+    argv = [str(program), "-user", USER, "-password", PASSWORD, "-keep", str(kept), *options]
+    with (
+        (folder / "vcsim.log").open("wb") as log,
+        subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - only prctl and _exit run there
+        ) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            line = child.stdout.readline()  # it listens, or it has ended
+            assert line, (folder / "vcsim.log").read_text(errors="replace")
+            said = json.loads(line)
+            yield Simulator(said["host"], int(said["port"]), kept)
+        finally:
+            child.kill()
+
+
+def take(server: Simulator, ova: Path, name: str) -> Import:
+    """Deploys an OVA with one machine, whose networks all become the datacenter's first."""
+    with tarfile.open(ova) as archive, _session(server) as content:
+        members = {one.name: one for one in archive.getmembers()}
+        (text,) = (archive.extractfile(one) for name, one in members.items() if name.endswith(".ovf"))
+        assert text is not None
+        center = content.rootFolder.childEntity[0]
+        pool = center.hostFolder.childEntity[0].resourcePool
+        params = vim.OvfManager.CreateImportSpecParams(diskProvisioning="thin", entityName=name)
+        spec = content.ovfManager.CreateImportSpec(text.read().decode(), pool, center.datastore[0], params)
+        assert not spec.error, [one.msg for one in spec.error]
+        lease = pool.ImportVApp(spec.importSpec, center.vmFolder)
+        _until_ready(lease)
+        urls = {one.importKey: one.url for one in lease.info.deviceUrl}
+        for item in spec.fileItem:
+            member = members[item.path]
+            assert item.size in (0, member.size), "ovf:size"
+            stream = archive.extractfile(member)
+            assert stream is not None
+            _send(urls[item.deviceId].replace("*", f"{server.host}:{server.port}"), stream, member.size)
+        machine = lease.info.entity
+        lease.HttpNfcLeaseComplete()
+        images = sorted((server.kept / lease._moId).iterdir()) if spec.fileItem else []
+        warnings = tuple(one.msg for one in spec.warning or ())
+        return Import(_machine(machine.config), tuple(images), warnings)
+
+
+@contextmanager
+def _session(server: Simulator) -> Iterator[Any]:
+    unverified = ssl._create_unverified_context()
+    instance = connect.SmartConnect(host=server.host, port=server.port, user=USER, pwd=PASSWORD, sslContext=unverified)
+    try:
+        yield instance.RetrieveContent()
+    finally:
+        connect.Disconnect(instance)
+
+
+def _until_ready(lease: Any) -> None:
+    deadline = time.monotonic() + 60
+    while lease.state == "initializing" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert lease.state == "ready", lease.error
+
+
+def _send(url: str, stream: Any, size: int) -> None:
+    headers = {"Content-Type": "application/x-vnd.vmware-streamVmdk", "Content-Length": str(size)}
+    request = urllib.request.Request(url, data=stream, headers=headers, method="POST")
+    with urllib.request.urlopen(request, timeout=60, context=ssl._create_unverified_context()) as answer:
+        assert answer.status == 200
+
+
+def _machine(config: Any) -> Imported:
+    devices = config.hardware.device
+    types = {one.key: _type(one) for one in devices}
+    return Imported(
+        cpus=config.hardware.numCPU,
+        memory=config.hardware.memoryMB,
+        os_type=config.guestId,
+        firmware="",  # the simulator does not read vmw:Config
+        disks=tuple(types[one.controllerKey] for one in devices if isinstance(one, vim.vm.device.VirtualDisk)),
+        drives=tuple(types[one.controllerKey] for one in devices if isinstance(one, vim.vm.device.VirtualCdrom)),
+        nics=tuple(
+            f"{_type(one)}/{one.backing.deviceName}"
+            for one in devices
+            if isinstance(one, vim.vm.device.VirtualEthernetCard)
+        ),
+    )
+
+
+def _type(device: Any) -> str:
+    """`VirtualAHCIController` of a data object of that type."""
+    return str(type(device).__name__).rpartition(".")[2]
