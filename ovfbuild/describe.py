@@ -7,7 +7,7 @@ profile's data, and the order of the items is that of the descriptors that eight
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from ovfbuild import virtualbox
@@ -31,6 +31,7 @@ from ovfbuild.formats.envelope import (
     VirtualHardwareSection,
     VirtualSystem,
 )
+from ovfbuild.formats.pieces import Form
 from ovfbuild.product_section import product_sections
 from ovfbuild.spec import deployment
 from ovfbuild.spec.catalogue import Controller
@@ -52,6 +53,12 @@ class PackedDisk:
     file_size: int
     capacity: int
     populated_size: int
+    form: Form = field(default_factory=Form)
+
+    @property
+    def file(self) -> tuple[str, int, str | None, int | None]:
+        """What its File says of it: href, size, compression, bytes a chunk."""
+        return self.href, self.file_size, "gzip" if self.form.gzip else None, self.form.chunk
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def describe(
 ) -> Envelope:
     """The descriptor of a package with these disks; `properties` beside cloud-init's own."""
     networks = tuple(Network(n.name, f"The {n.name} network") for n in appliance.networks)
-    files = [File(f"file{number}", disk.href, disk.file_size) for number, disk in enumerate(disks, 1)]
+    files = [File(f"file{number}", *disk.file) for number, disk in enumerate(disks, 1)]
     icons = [File("icon", icon.href, icon.file_size)] if icon else []
     shown = Icon("icon", icon.height, icon.width) if icon else None
     return Envelope(

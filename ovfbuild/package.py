@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovfbuild.describe import PackedDisk, PackedIcon, describe
 from ovfbuild.formats import compression, folder, manifest, ova, ovf, vmdk
+from ovfbuild.formats.pieces import FileWriter, Form, Piece, size_of
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
 from ovfbuild.spec.profile import Format, Profile
@@ -65,10 +67,10 @@ class Names:
 
 @dataclass(frozen=True)
 class PackedStream:
-    """A VMDK that lies in a file of a package, from its byte `offset` on; the rest is that of its profile."""
+    """A VMDK that lies in a package, the archive or folder `package`; the rest is that of its profile."""
 
-    file: Path
-    offset: int
+    package: Path
+    pieces: tuple[Piece, ...]
     extent: vmdk.Extent
     adapter_type: str
     algorithm: str
@@ -76,6 +78,10 @@ class PackedStream:
     def serves(self, profile: Profile) -> bool:
         """Whether a package of that profile would have the very same VMDK."""
         return (self.adapter_type, self.algorithm) == (profile.disk.adapter_type, profile.manifest)
+
+    def file_of(self, piece: Piece) -> Path:
+        """The file that a piece lies in."""
+        return self.package / piece.name if self.package.is_dir() else self.package
 
 
 def write(
@@ -92,27 +98,35 @@ def write(
     The same disk, plan and profile give the same bytes, but for the compression “turbo”. `earlier` is the VMDK of
     another profile's package of the same disk and plan, which is copied if it serves this one.
     """
-    names = Names.of(plan, profile)
-    icon = _icon(plan, profile)
+    names, form = Names.of(plan, profile), form_of(plan)
+    icon, href = _icon(plan, profile), form.href(names.disk)
     with _create(profile, target, plan.epoch) as archive:
-        longest = PackedDisk(names.disk, _ANY_SIZE, disk.capacity, _ANY_SIZE)
+        longest = PackedDisk(href, _ANY_SIZE, disk.capacity, _ANY_SIZE, form)
         descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest, icon)))
-        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", _digest(profile, b""), icon)))
-        with archive.member(names.disk) as out:
-            if earlier and earlier.serves(profile):
-                extent = earlier.extent
-                out.copy(earlier.file, earlier.offset, extent.file_size)
-            else:
-                extent = compress(disk, plan, profile.manifest, out, work, progress)
+        nothing = [Piece(href, 0, 0, _digest(profile, b""))]
+        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", nothing, icon)))
+        writer = FileWriter(archive, names.disk, form, profile.manifest)
+        if earlier and earlier.serves(profile):
+            extent = earlier.extent
+            for piece in earlier.pieces:
+                writer.copy(earlier.file_of(piece), piece)
+            pieces = writer.copied
+        else:
+            extent = compress(disk, plan, profile.manifest, writer, work, progress)
+            pieces = writer.finish(extent.digest if form.plain else "")
         if icon:
             archive.add(names.icon, icon)
-        packed = PackedDisk(names.disk, extent.file_size, extent.capacity, extent.populated_size)
+        packed = PackedDisk(href, size_of(pieces), extent.capacity, extent.populated_size, form)
         text = _descriptor(plan, profile, packed, icon)
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
-        digests.fill(_manifest(names, profile, text, extent.digest, icon))
-    file = target / names.disk if profile.format == "ovf" else target
-    return PackedStream(file, out.offset, extent, profile.disk.adapter_type, profile.manifest)
+        digests.fill(_manifest(names, profile, text, pieces, icon))
+    return PackedStream(target, pieces, extent, profile.disk.adapter_type, profile.manifest)
+
+
+def form_of(plan: Plan) -> Form:
+    """How the disk lies in every package of the plan."""
+    return Form(plan.appliance.package.chunk, plan.appliance.package.gzip)
 
 
 def _create(profile: Profile, target: Path, epoch: int) -> AbstractContextManager[ova.Archive | folder.Folder]:
@@ -158,8 +172,8 @@ def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk, icon: bytes | No
     return ovf.dump(describe(plan.appliance, profile, plan.guest_os, [disk], told, shown))
 
 
-def _manifest(names: Names, profile: Profile, descriptor: bytes, disk_digest: str, icon: bytes | None) -> bytes:
-    digests = [(names.descriptor, _digest(profile, descriptor)), (names.disk, disk_digest)]
+def _manifest(names: Names, profile: Profile, descriptor: bytes, pieces: Sequence[Piece], icon: bytes | None) -> bytes:
+    digests = [(names.descriptor, _digest(profile, descriptor)), *((one.name, one.digest) for one in pieces)]
     digests += [(names.icon, _digest(profile, icon))] if icon else []
     return manifest.dump(digests, profile.manifest.upper())
 

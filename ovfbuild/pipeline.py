@@ -276,7 +276,7 @@ def publish(
         prove(partial, sealed, plan, options, shop, profile.waives)
         path = target / names.descriptor if in_folder else target
         _publish_bill(sealed, plan, partial / names.descriptor if in_folder else target)
-    return [path], replace(stream, file=target / stream.file.name if in_folder else target)
+    return [path], replace(stream, package=target)
 
 
 def _publish_bill(sealed: SealedDisk, plan: Plan, path: Path) -> None:
@@ -301,9 +301,10 @@ def prove(
         opened, _ = judged(path, shop.progress, waived)
         if problems := ovf.validate(opened.descriptor):
             raise VerificationError(f"{opened.name}, {problems[0]}", "report this: it is a bug")
-        for _, member in opened.disks:
-            if not content.is_packed(sealed, opened.file_of(member), member, shop.scratch):
-                raise VerificationError(f"{member.name} is not the disk that was packed", "report this: it is a bug")
+        for stored in opened.stored_disks or (None,):
+            if stored is None or not content.is_same(sealed, opened, stored, shop.scratch):
+                name = stored.file.href if stored else opened.name
+                raise VerificationError(f"{name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
         booted(opened, plan.appliance.build.timeout, shop)
 

@@ -17,9 +17,11 @@ import errno
 import io
 import os
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,7 +70,7 @@ class Content:
         self.offset = archive.tell()
         self.size = 0
 
-    def write(self, octets: bytes) -> int:
+    def write(self, octets: bytes | memoryview) -> int:
         """Appends `octets` to the member and says how many they were."""
         self._archive.write(octets)
         self.size += len(octets)
@@ -191,17 +193,26 @@ def header(name: str, size: int, mtime: int) -> bytes:
 
 def window(path: Path, member: Member) -> BinaryIO:
     """A member's content as a read-only, seekable stream; close it."""
-    return io.BufferedReader(_Window(path.open("rb", buffering=0), member), 1 << 17)
+    return joined(member.name, [(path, member)])
+
+
+def joined(name: str, parts: Sequence[tuple[Path, Member]]) -> BinaryIO:
+    """Several members, one after the other, as one such stream; each with the file that it lies in."""
+    return io.BufferedReader(_Window(name, parts), 1 << 17)
 
 
 class _Window(io.RawIOBase):
-    """Part of a file as if it were the whole of one."""
+    """Parts of files as if they were the whole of one."""
 
-    def __init__(self, file: io.FileIO, member: Member) -> None:
-        self._file = file
-        self._member = member
+    def __init__(self, name: str, parts: Sequence[tuple[Path, Member]]) -> None:
+        self.name = name
         self._at = 0
-        self.name = member.name
+        self._open = ExitStack()
+        self._members = [member for _, member in parts]
+        self._ends = list(accumulate(member.size for member in self._members))
+        with ExitStack() as stack:
+            self._files = [stack.enter_context(path.open("rb", buffering=0)) for path, _ in parts]
+            self._open = stack.pop_all()
 
     def readable(self) -> bool:
         return True
@@ -210,16 +221,17 @@ class _Window(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        left = self._member.size - self._at
-        if left <= 0:
+        part = bisect_right(self._ends, self._at)
+        if part == len(self._ends):
             return 0
-        octets = os.pread(self._file.fileno(), min(len(buffer), left), self._member.offset + self._at)
+        left, member = self._ends[part] - self._at, self._members[part]
+        octets = os.pread(self._files[part].fileno(), min(len(buffer), left), member.offset + member.size - left)
         buffer[: len(octets)] = octets
         self._at += len(octets)
         return len(octets)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._member.size}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._ends[-1]}[whence]
         if base + offset < 0:
             raise ValueError(f"{self.name}: no place {base + offset}")
         self._at = base + offset
@@ -229,5 +241,5 @@ class _Window(io.RawIOBase):
         return self._at
 
     def close(self) -> None:
-        self._file.close()
+        self._open.close()
         super().close()

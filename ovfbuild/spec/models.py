@@ -224,6 +224,15 @@ class Package(Table):
     """How hard the disk is compressed; turbo may give other bytes the next time, the others never do."""
     format: Format | None = None
     """What comes out: an OVA, a folder, or the disks alone; by default what the profile says."""
+    chunk: f.Size | None = Field(None, examples=["1 GiB"])
+    """In a folder, cut each disk into files of this size, which only VMware joins again."""
+    gzip: bool = False
+    """Compress each disk once more, which not every importer unpacks."""
+
+    @field_validator("chunk")
+    @classmethod
+    def _chunk_fits(cls, size: int | None) -> int | None:
+        return None if size is None else at_least(size, _MIB, 1)
 
 
 class Appliance(Table):

@@ -53,6 +53,7 @@ PackedBy = Compression | Literal["reproducible"]
 
 _SUDO_ALL = "ALL=(ALL:ALL) NOPASSWD: ALL"
 _HIDDEN = "…"
+_FOLDER = 'write format = "ovf", or leave it out'
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def resolve(
     chosen = tuple(load_profile(name) for name in dict.fromkeys(profiles or appliance.profiles))
     if asked := form or appliance.package.format:
         chosen = tuple(profile.model_copy(update={"format": asked}) for profile in chosen)
-    mistakes = [*payload.mistakes, *_same_targets(steps), *_same_names(chosen)]
+    mistakes = [*payload.mistakes, *_same_targets(steps), *_same_names(chosen), *_unwritable(appliance, chosen)]
     mistakes += dict.fromkeys(said for profile in chosen for said in refusals(appliance, profile))
     mistakes += unheard(appliance, chosen)
     if mistakes:
@@ -251,6 +252,19 @@ def _same_targets(steps: Sequence[Step]) -> Iterator[str]:
             if target in first:
                 yield f"files[{index}].target: '{target}' is also files[{first[target]}]'s; keep one"
             first.setdefault(target, index)
+
+
+def _unwritable(appliance: Appliance, profiles: Sequence[Profile]) -> Iterator[str]:
+    """What [package] asks for and the format of a profile has not got."""
+    asked = appliance.package
+    for profile in profiles:
+        if asked.chunk and profile.format != "ovf":
+            yield (
+                f'package.chunk: pieces are files of a folder; write format = "ovf", profile {profile.name} gives '
+                f"{profile.format}"
+            )
+        if asked.gzip and not profile.packaged:
+            yield f"package.gzip: nothing would say so of a {profile.format} alone; leave it out for {profile.name}"
 
 
 def _same_names(profiles: Sequence[Profile]) -> Iterator[str]:

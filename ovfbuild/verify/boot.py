@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ovfbuild.formats.envelope import Envelope, Item
 from ovfbuild.progress import Progress
 from ovfbuild.spec.cloud_config import dump, with_properties
 from ovfbuild.verify.alive import Seen, Vigil
-from ovfbuild.verify.package import Package
+from ovfbuild.verify.package import Package, StoredDisk
 from ovfbuild.verify.verdict import Finding
 from ovfbuild.vm import seed, window
 from ovfbuild.vm.hardware import Accelerator, Disk, Hardware, Nic, file_node, ovmf
@@ -231,12 +232,23 @@ def hardware(
     )
 
 
+def _place(package: Package, stored: StoredDisk, work: Path) -> tuple[Path, int, int]:
+    """(file, offset, size) of the VMDK: in the package, or, of one in pieces or compressed once more, of a copy."""
+    if stored.plain:
+        (member,) = stored.members
+        return package.file_of(member), member.offset, member.size
+    path = work / f"{stored.disk.disk_id}.vmdk"
+    with package.open_disk(stored) as stream, path.open("wb") as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+    return path, 0, path.stat().st_size
+
+
 def _disk_node(package: Package, item: Item, work: Path) -> dict[str, Any]:
     """An overlay that takes the guest's writes, over the VMDK where it lies in the archive."""
-    for disk, member in package.disks:
-        if (item.host_resource or "").endswith(f"/disk/{disk.disk_id}"):
+    for stored in package.stored_disks:
+        if (item.host_resource or "").endswith(f"/disk/{stored.disk.disk_id}"):
             path = work / f"overlay{item.instance_id}.qcow2"
-            return window.overlay(package.file_of(member), member.offset, member.size, path)
+            return window.overlay(*_place(package, stored, work), path)
     raise VerificationError(
         f"{item.element_name} ({item.host_resource}) is no disk in the package",
         "only packages whose disks are all in it can be booted",

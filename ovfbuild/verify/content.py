@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ovfbuild.formats import ova, vmdk_reader
 from ovfbuild.formats.vmdk_layout import GRAIN
+from ovfbuild.verify.package import Package, StoredDisk
 from ovfbuild.vm import disk
 from ovfbuild.vm.disk import DiskReader
 from ovfbuild.vm.sealed import SealedDisk
@@ -32,6 +33,19 @@ def is_packed(sealed: SealedDisk, package: Path, member: ova.Member, work: Path)
         return disk.compare(disk.described(sealed.path, sealed.format), inside)
     with disk.open_reader(sealed.path, sealed.format, work) as source, ova.window(package, member) as stream:
         return same(source, vmdk_reader.grains(stream, member.name))
+
+
+def is_same(sealed: SealedDisk, package: Package, packed: StoredDisk, work: Path) -> bool:
+    """The same of a disk in a package that was opened; one in pieces, or compressed once more, is read grain by grain.
+
+    Raises:
+        FileError, ProgramError: one of them can't be read.
+    """
+    if packed.plain:
+        (member,) = packed.members
+        return is_packed(sealed, package.file_of(member), member, work)
+    with disk.open_reader(sealed.path, sealed.format, work) as source, package.open_disk(packed) as stream:
+        return same(source, vmdk_reader.grains(stream, packed.file.href))
 
 
 def same(source: DiskReader, grains: Iterable[tuple[int, bytes]]) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import manifest, ovf, vmdk_reader
+from ovfbuild.formats.fault import Hostile
 from ovfbuild.formats.ova import Member
 from ovfbuild.progress import Progress
 from ovfbuild.verify import rules
-from ovfbuild.verify.package import Package
+from ovfbuild.verify.package import UNCOMPRESSED, Package
 from ovfbuild.verify.verdict import Finding, Verdict
 
 _PIECE = 1 << 20
@@ -40,7 +41,7 @@ def judge(package: Package, progress: Progress) -> Verdict:
         found += [
             _narrow(package),
             _in_descriptor(package, rules.judge(package.envelope, sizes, package.envelopes[1:])),
-            _judge_disks(package, sizes),
+            _judge_disks(package),
         ]
     findings = tuple(_at_most(one for part in found for one in part))
     return Verdict(findings, ("archive", "manifest", "descriptor", "importers' rules", "disks"))
@@ -159,25 +160,23 @@ def _narrow(package: Package) -> Iterator[Finding]:
         yield Finding("descriptor-narrow", package.name, text_of_it + more, package.name, int(line[1]) if line else 0)
 
 
-def _judge_disks(package: Package, sizes: Mapping[str, int]) -> Iterator[Finding]:
+def _judge_disks(package: Package) -> Iterator[Finding]:
     """Each disk, marker by marker; what the descriptor says of it beside what it is."""
-    files = {file.href: file for file in package.envelope.files}
-    for disk, member in package.disks:
-        file = files[member.name]
-        if file.compression and file.compression != "identity":
-            yield Finding("disk-unread", member.name, f"it is compressed with {file.compression}")
+    for packed in package.stored_disks:
+        name, how = packed.file.href, packed.file.compression
+        if how != "gzip" and how not in UNCOMPRESSED:
+            yield Finding("disk-unread", name, f"it is compressed with {how}")
             continue
-        with package.window(member) as stream:
-            seen = vmdk_reader.survey(stream, member.name)
+        try:
+            with package.open_disk(packed) as stream:
+                seen = vmdk_reader.survey(stream, name)
+        except Hostile:
+            raise
+        except FileError as error:
+            yield Finding("disk-damaged", name, error.message.removeprefix(f"{name}: "))
+            continue
         for fault in seen.faults:
-            yield Finding(fault.rule, member.name, fault.text)
+            yield Finding(fault.rule, name, fault.text)
         if seen.capacity is not None:
-            yield from _in_descriptor(package, rules.judge_disk(disk, member.name, seen.capacity, seen.populated_size))
-    yield from _judge_hidden(package, sizes)
-
-
-def _judge_hidden(package: Package, sizes: Mapping[str, int]) -> Iterator[Finding]:
-    """Disks in pieces: they are there, and are not looked into."""
-    for file in package.envelope.files:
-        if file.href not in sizes and rules.pieces_of(file, sizes):
-            yield Finding("disk-unread", file.href, "it is in pieces")
+            told = rules.judge_disk(packed.disk, name, seen.capacity, seen.populated_size)
+            yield from _in_descriptor(package, told)

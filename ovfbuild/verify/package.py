@@ -6,21 +6,42 @@ harm, or leaves nothing to read, is an error. `judging` has the judge.
 
 from __future__ import annotations
 
+import glob
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ovfbuild.errors import FileError
-from ovfbuild.formats import ova, ova_reader, ovf, ovf_reader
-from ovfbuild.formats.envelope import Disk, Envelope
+from ovfbuild.formats import gunzip, ova, ova_reader, ovf, ovf_reader
+from ovfbuild.formats.envelope import Disk, Envelope, File
 from ovfbuild.formats.fault import Fault, Hostile
+from ovfbuild.verify.rules import pieces_of
 from ovfbuild.verify.verdict import Finding
 
 _TEXTS = (".mf", ".cert")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://")
+
+
+UNCOMPRESSED = (None, "", "identity")
+"""What `ovf:compression` says of a file that lies in the package as it is."""
+
+
+@dataclass(frozen=True)
+class StoredDisk:
+    """A disk, the File that it is in, and the members that are that file: more than one where it is in pieces."""
+
+    disk: Disk
+    file: File
+    members: tuple[ova.Member, ...]
+
+    @property
+    def plain(self) -> bool:
+        """Whether its only member is the disk image itself."""
+        return self.file.compression in UNCOMPRESSED and len(self.members) == 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,38 @@ class Package:
             if (member := members.get(hrefs.get(disk.file_ref or "", "")))
         )
 
+    @property
+    def stored_disks(self) -> tuple[StoredDisk, ...]:
+        """The DiskSection's disks whose files are in the package, whole or in pieces, in their order."""
+        files = {file.id: file for file in self.envelope.files}
+        members = {member.name: member for member in self.members}
+        sizes = {name: member.size for name, member in members.items()}
+        section = self.envelope.disk_section
+        found = ((disk, files.get(disk.file_ref or "")) for disk in (section.disks if section else ()))
+        return tuple(
+            StoredDisk(disk, file, tuple(members[name] for name in pieces))
+            for disk, file in found
+            if file and (pieces := pieces_of(file, sizes))
+        )
+
+    @contextmanager
+    def open_disk(self, packed: StoredDisk) -> Iterator[BinaryIO]:
+        """The disk's content, its pieces joined and what is compressed unpacked: a seekable stream.
+
+        Raises:
+            FileError: it is compressed in another way than gzip, damaged or cut.
+        """
+        name, how = packed.file.href, packed.file.compression
+        parts = [(self.file_of(member), member) for member in packed.members]
+        with ova.joined(name, parts) as stream:
+            if how in UNCOMPRESSED:
+                yield stream
+            elif how == "gzip":
+                with gunzip.unpacked(stream, sum(member.size for member in packed.members), name) as content:
+                    yield content
+            else:
+                raise FileError(f"{name} is compressed with {how}", "unpack it, and leave out the attribute")
+
 
 def open_package(path: Path) -> Package:
     """Reads an archive's table, or a folder's, and the descriptor, no disk.
@@ -123,6 +176,8 @@ def _open_folder(path: Path) -> Package:
     for href in _hrefs(envelopes):
         _refuse_escape(href, path)
         beside.append(href)
+        if any(file.chunk_size for file in envelopes[0].files if file.href == href):
+            beside += sorted(one.name for one in path.parent.glob(f"{glob.escape(href)}.[0-9]*"))
     members = [descriptor, *_beside(path.parent, beside)]
     return Package(path, tuple(members), text, envelopes, tuple(_found(f, path.name, path.name) for f in faults), True)
 

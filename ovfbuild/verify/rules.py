@@ -83,6 +83,12 @@ def pieces_of(file: File, members: Mapping[str, int]) -> list[str]:
     return [name for name in sorted(members) if re.fullmatch(re.escape(file.href) + r"\.[0-9]{9}", name)]
 
 
+def _gap(href: str, pieces: Sequence[str]) -> str:
+    """The first of a file's pieces that is not there, where a later one is: they are numbered from 0 on."""
+    due = (f"{href}.{number:09}" for number in range(len(pieces)))
+    return next((name for name, piece in zip(due, pieces, strict=True) if name != piece), "")
+
+
 def _files(envelope: Envelope, members: Mapping[str, int]) -> Iterator[Finding]:
     for id_, times in Counter(file.id for file in envelope.files).items():
         if times > 1:
@@ -92,6 +98,8 @@ def _files(envelope: Envelope, members: Mapping[str, int]) -> Iterator[Finding]:
         size = sum(members[piece] for piece in pieces)
         if not pieces:
             yield Finding("file-missing", file.href, "References names it, the package has none", line=file.line)
+        elif pieces != [file.href] and (gap := _gap(file.href, pieces)):
+            yield Finding("file-missing", gap, "this piece of a file in pieces is not there", line=file.line)
         elif file.size is None:
             yield Finding("file-size-missing", file.href, f"no ovf:size, it has {size} bytes", line=file.line)
         elif file.size != size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from ovfbuild.progress import Silent
 from ovfbuild.spec.appliance import load
 from ovfbuild.spec.plan import resolve
 from ovfbuild.spec.profile import Format
+from ovfbuild.verify.judging import judge as judge_package
 from ovfbuild.verify.package import open_package
+from ovfbuild.verify.verdict import Verdict
 from tests.unit.formats.conftest import Program, noise, run
 
 MIB = 1 << 20
@@ -38,7 +41,7 @@ def disk(tmp_path: Path) -> Path:
         stream.truncate(SIZE)
         for place in (0, 7 * MIB, 50 * MIB):
             stream.seek(place)
-            stream.write(noise(300_000, place) + b"words " * 100_000)
+            stream.write(noise(500_000, place) + b"words " * 100_000)
     return path
 
 
@@ -192,3 +195,63 @@ def test_stdout_takes_what_is_one_file(tmp_path: Path, disk: Path, judge: Progra
 def test_a_format_that_is_none(pack: Pack) -> None:
     with pytest.raises(UsageError, match=r"package\.format"):
         pack(table='[package]\nformat = "vdi"')
+
+
+def told(path: Path) -> Verdict:
+    return judge_package(open_package(path), Silent())
+
+
+def warned(said: Verdict) -> set[str]:
+    return {finding.rule for finding in said.findings if finding.level != "note"}
+
+
+def test_a_disk_in_pieces(pack: Pack, disk: Path, judge: Program, tmp_path: Path) -> None:
+    one, other = pack(profiles=("portable", "libvirt"), table='[package]\nformat = "ovf"\nchunk = "1 MiB"')
+    pieces = sorted(one.parent.glob("*.vmdk.*"))
+    assert [path.name for path in pieces] == [f"two-1.0-disk1.vmdk.00000000{number}" for number in range(2)]
+    assert pieces[0].stat().st_size == MIB
+    whole = tmp_path / "whole.vmdk"
+    whole.write_bytes(b"".join(path.read_bytes() for path in pieces))
+    assert judge("qemu-img", "compare", "-f", "vmdk", "-F", "raw", whole, disk).returncode == 0
+    text = one.read_bytes()
+    assert b'ovf:chunkSize="1048576"' in text
+    assert b'ovf:size="%d"' % whole.stat().st_size in text
+    sums = dict(re.findall(r"SHA256\((.*)\)= (.*)", (one.parent / "two-1.0.mf").read_text()))
+    assert [sums[path.name] for path in pieces] == [judge("sha256sum", path).stdout.split()[0] for path in pieces]
+    assert b"".join(path.read_bytes() for path in sorted(other.parent.glob("*.vmdk.*"))) == whole.read_bytes()
+    said = told(one)
+    assert warned(said) == {"file-chunked"}
+    assert said.by_importer()["virtualbox"] == "refuses"
+    assert said.by_importer()["vsphere-7.0"] == "imports"
+    pieces[0].unlink()
+    assert {"file-missing", "manifest-names-nothing"} <= warned(told(one))
+
+
+@pytest.mark.parametrize("form", ["ova", "ovf"])
+def test_a_disk_compressed_once_more(form: Format, pack: Pack, disk: Path, judge: Program, tmp_path: Path) -> None:
+    (path,) = pack(form, table="[package]\ngzip = true")
+    package = open_package(path)
+    (stored,) = package.stored_disks
+    assert stored.file.href == "two-1.0-disk1.vmdk.gz"
+    packed = tmp_path / "disk.vmdk.gz"
+    with package.window(stored.members[0]) as stream:
+        packed.write_bytes(stream.read())
+    assert judge("gunzip", packed).returncode == 0
+    assert judge("qemu-img", "compare", "-f", "vmdk", "-F", "raw", tmp_path / "disk.vmdk", disk).returncode == 0
+    said = told(path)
+    assert warned(said) == {"file-compressed"}
+    assert said.by_importer()["proxmox"] == "refuses"
+    assert pack(form, table="[package]\ngzip = true")[0].read_bytes() == path.read_bytes()
+
+
+def test_both_at_once(pack: Pack) -> None:
+    (path,) = pack("ovf", table='[package]\ngzip = true\nchunk = "1 MiB"')
+    assert (path.parent / "two-1.0-disk1.vmdk.gz.000000001").is_file()
+    assert warned(told(path)) == {"file-chunked", "file-compressed"}
+
+
+def test_what_has_no_descriptor_can_t_say_so(pack: Pack) -> None:
+    with pytest.raises(UsageError) as caught:
+        pack(profiles=("portable", "openstack"), table='[package]\nchunk = "1 MiB"\ngzip = true')
+    assert "profile portable gives ova" in caught.value.message
+    assert "package.gzip: nothing would say so of a qcow2 alone" in caught.value.message

@@ -214,7 +214,7 @@ DISK: dict[str, Callable[[], Kit]] = {
     "disk-footer": lambda: other_disk(other_footer),
     "disk-odd": lambda: disk(stream((0, bytes(65536)))),
     "disk-adapter": lambda: other_disk(lambda octets: octets.replace(b'"lsilogic"', b'"ide"     ')),
-    "disk-unread": lambda: text("<File ", '<File ovf:compression="gzip" '),
+    "disk-unread": lambda: text("<File ", '<File ovf:compression="bzip2" '),
 }
 SYSTEM: dict[str, Callable[[], Kit]] = {
     "two-names": lambda: text("<Name>a</Name>", "<Name>web</Name>"),
