@@ -34,9 +34,8 @@ from ovfbuild.formats.envelope import (
 from ovfbuild.formats.pieces import Form
 from ovfbuild.product_section import product_sections
 from ovfbuild.spec import deployment
-from ovfbuild.spec.catalogue import Controller
 from ovfbuild.spec.guest_os import GuestOs
-from ovfbuild.spec.machine import Adapter, Machine, machine
+from ovfbuild.spec.machine import Adapter, Machine, Place, machine
 from ovfbuild.spec.models import Appliance
 from ovfbuild.spec.profile import Profile
 
@@ -216,45 +215,44 @@ def _memory(number: int, size: int) -> Item:
 
 
 def _drives(profile: Profile, made: Machine, numbers: Iterator[int]) -> Iterator[Item]:
-    """The disk and the CD-ROM, each behind its controller; behind one where both hang on the same."""
-    disks = drives = _controller(next(numbers), made.controller)
-    yield disks
-    if made.cdrom and profile.cdrom.bus != made.controller:
-        drives = _controller(next(numbers), profile.cdrom.bus)
-        yield drives
-    yield Item(
-        next(numbers),
-        "Hard Disk 1",
-        _DISK,
-        address_on_parent="0",
-        host_resource="ovf:/disk/vmdisk1",
-        parent=disks.instance_id,
-    )
-    if made.cdrom:
-        yield _cdrom(next(numbers), drives, profile, taken=drives is disks)
+    """Each controller that has anything on it, then the disks and the CD-ROM drive."""
+    drives = [made.drive] if made.drive else []
+    controllers: dict[tuple[str, int], Item] = {}
+    for place in (*made.disks, *drives):
+        if (place.name, place.bus) not in controllers:
+            controllers[place.name, place.bus] = _controller(next(numbers), place)
+    yield from controllers.values()
+    for number, place in enumerate(made.disks, 1):
+        yield Item(
+            next(numbers),
+            f"Hard Disk {number}",
+            _DISK,
+            address_on_parent=str(place.unit),
+            host_resource=f"ovf:/disk/vmdisk{number}",
+            parent=controllers[place.name, place.bus].instance_id,
+        )
+    for place in drives:
+        yield Item(
+            next(numbers),
+            "CD/DVD Drive 1",
+            _CDROM,
+            profile.cdrom.resource_subtype or None,
+            address_on_parent=str(place.unit),
+            automatic_allocation=False,
+            parent=controllers[place.name, place.bus].instance_id,
+            required=profile.cdrom.required,
+        )
 
 
-def _controller(number: int, controller: Controller) -> Item:
+def _controller(number: int, place: Place) -> Item:
+    controller = place.controller
     return Item(
         number,
-        f"{controller.label} 0",
+        f"{controller.label} {place.bus}",
         controller.resource_type,
         controller.resource_subtype or None,
-        address="0",
+        address=str(place.bus),
         description=controller.label,
-    )
-
-
-def _cdrom(number: int, controller: Item, profile: Profile, taken: bool) -> Item:
-    return Item(
-        number,
-        "CD/DVD Drive 1",
-        _CDROM,
-        profile.cdrom.resource_subtype or None,
-        address_on_parent="1" if taken else "0",
-        automatic_allocation=False,
-        parent=controller.instance_id,
-        required=profile.cdrom.required,
     )
 
 

@@ -39,11 +39,11 @@ def publish(
     names = package.Names.of(plan, profile)
     targets = [out / names.image(number, len(sealed)) for number in range(1, len(sealed) + 1)]
     with ExitStack() as files:
-        for one, target in zip(sealed, targets, strict=True):
+        for number, (one, target) in enumerate(zip(sealed, targets, strict=True), 1):
             checksum = files.enter_context(published(checksum_of(target)))
             partial = files.enter_context(published(target))
             with step(progress, f"write {target.name}"):
-                digest = _write(one, partial, plan, profile, work, progress)
+                digest = _write(one, partial, plan, profile, work, progress, number)
                 checksum.write_text(f"{digest}  {target.name}\n", encoding="ascii")
             with step(progress, "verify"):
                 if not _same(one, partial, profile, work):
@@ -74,11 +74,13 @@ def image_of(sealed: SealedDisk, plan: Plan, profile: Profile) -> glance.GlanceI
     )
 
 
-def _write(sealed: SealedDisk, target: Path, plan: Plan, profile: Profile, work: Path, progress: Progress) -> str:
+def _write(
+    sealed: SealedDisk, target: Path, plan: Plan, profile: Profile, work: Path, progress: Progress, number: int
+) -> str:
     """The SHA-256 of what was written."""
     if profile.format == "vmdk":
         with target.open("wb") as out:
-            return package.compress(sealed, plan, "sha256", out, work, progress).digest
+            return package.compress(sealed, plan, "sha256", out, work, progress, number).digest
     disk.export(sealed.path, sealed.format, target, profile.format, progress)
     return sha256_of(target)
 

@@ -1,4 +1,4 @@
-"""(SealedDisk, Plan, Profile) → an OVA or a folder, in one pass: the disk is read, compressed, hashed and packed once.
+"""(SealedDisk…, Plan, Profile) → an OVA or a folder, in one pass: a disk is read, compressed, hashed and packed once.
 
 For a second profile of the same build not even that: the VMDK that lies in the first package is copied by the kernel.
 
@@ -56,9 +56,9 @@ class Names:
     def manifest(self) -> str:
         return f"{self.stem}.mf"
 
-    @property
-    def disk(self) -> str:
-        return f"{self.stem}-disk1.vmdk"
+    def disk(self, number: int) -> str:
+        """One of the package's disks, from 1."""
+        return f"{self.stem}-disk{number}.vmdk"
 
     @property
     def icon(self) -> str:
@@ -85,47 +85,65 @@ class PackedStream:
 
 
 def write(
-    disk: SealedDisk,
+    disks: Sequence[SealedDisk],
     plan: Plan,
     profile: Profile,
     target: Path,
     work: Path,
     progress: Progress,
-    earlier: PackedStream | None = None,
-) -> PackedStream:
-    """Writes the package to `target`, a file or a new folder, and says where its VMDK lies.
+    earlier: Sequence[PackedStream] = (),
+) -> tuple[PackedStream, ...]:
+    """Writes the package to `target`, a file or a new folder, and says where its VMDKs lie.
 
-    The same disk, plan and profile give the same bytes, but for the compression “turbo”. `earlier` is the VMDK of
-    another profile's package of the same disk and plan, which is copied if it serves this one.
+    The same disks, plan and profile give the same bytes, but for the compression “turbo”. `earlier` are the VMDKs of
+    another profile's package of the same disks and plan, which are copied if they serve this one.
     """
-    names, form = Names.of(plan, profile), form_of(plan)
-    icon, href = _icon(plan, profile), form.href(names.disk)
+    names, icon = Names.of(plan, profile), _icon(plan, profile)
+    numbered = list(enumerate(disks, 1))
+    streams: list[PackedStream] = []
     with _create(profile, target, plan.epoch) as archive:
-        longest = PackedDisk(href, _ANY_SIZE, disk.capacity, _ANY_SIZE, form)
-        descriptor = archive.reserve(names.descriptor, len(_descriptor(plan, profile, longest, icon)))
-        nothing = [Piece(href, 0, 0, _digest(profile, b""))]
+        unknown = [_unknown(plan, profile, names.disk(number), one) for number, one in numbered]
+        room = len(_descriptor(plan, profile, [disk for disk, _ in unknown], icon))
+        descriptor = archive.reserve(names.descriptor, room)
+        nothing = [piece for _, piece in unknown]
         digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", nothing, icon)))
-        writer = FileWriter(archive, names.disk, form, profile.manifest)
-        if earlier and earlier.serves(profile):
-            extent = earlier.extent
-            for piece in earlier.pieces:
-                writer.copy(earlier.file_of(piece), piece)
-            pieces = writer.copied
-        else:
-            extent = compress(disk, plan, profile.manifest, writer, work, progress)
-            pieces = writer.finish(extent.digest if form.plain else "")
+        for number, one in numbered:
+            writer = FileWriter(archive, names.disk(number), form_of(plan), profile.manifest)
+            before = earlier[number - 1] if earlier else None
+            if before and before.serves(profile):
+                extent = before.extent
+                for piece in before.pieces:
+                    writer.copy(before.file_of(piece), piece)
+                pieces = writer.copied
+            else:
+                extent = compress(one, plan, profile.manifest, writer, work, progress, number)
+                pieces = writer.finish(extent.digest if form_of(plan).plain else "")
+            streams.append(PackedStream(target, pieces, extent, profile.disk.adapter_type, profile.manifest))
         if icon:
             archive.add(names.icon, icon)
-        packed = PackedDisk(href, size_of(pieces), extent.capacity, extent.populated_size, form)
+        packed = [_packed(plan, names.disk(number), stream) for number, stream in enumerate(streams, 1)]
         text = _descriptor(plan, profile, packed, icon)
         text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
         descriptor.fill(text)
-        digests.fill(_manifest(names, profile, text, pieces, icon))
-    return PackedStream(target, pieces, extent, profile.disk.adapter_type, profile.manifest)
+        written = [piece for stream in streams for piece in stream.pieces]
+        digests.fill(_manifest(names, profile, text, written, icon))
+    return tuple(streams)
+
+
+def _unknown(plan: Plan, profile: Profile, name: str, disk: SealedDisk) -> tuple[PackedDisk, Piece]:
+    """A disk that is not yet written: what takes the room that its sizes and its digest will."""
+    form = form_of(plan)
+    href = form.href(name)
+    return PackedDisk(href, _ANY_SIZE, disk.capacity, _ANY_SIZE, form), Piece(href, 0, 0, _digest(profile, b""))
+
+
+def _packed(plan: Plan, name: str, stream: PackedStream) -> PackedDisk:
+    form, extent = form_of(plan), stream.extent
+    return PackedDisk(form.href(name), size_of(stream.pieces), extent.capacity, extent.populated_size, form)
 
 
 def form_of(plan: Plan) -> Form:
-    """How the disk lies in every package of the plan."""
+    """How the disks lie in every package of the plan."""
     return Form(plan.appliance.package.chunk, plan.appliance.package.gzip)
 
 
@@ -134,9 +152,9 @@ def _create(profile: Profile, target: Path, epoch: int) -> AbstractContextManage
 
 
 def compress(
-    disk: SealedDisk, plan: Plan, algorithm: str, out: vmdk.Sink, work: Path, progress: Progress
+    disk: SealedDisk, plan: Plan, algorithm: str, out: vmdk.Sink, work: Path, progress: Progress, number: int = 1
 ) -> vmdk.Extent:
-    """The disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
+    """A disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
     compressor = compression.compressor(plan.compression)
     if not compressor.stable:
         progress.note(f"packed by {compressor.program}: another run may give other bytes of the same disk")
@@ -144,16 +162,16 @@ def compress(
         return vmdk.write(
             source,
             out,
-            name=f"{plan.appliance.name}-{plan.appliance.version}-disk1.vmdk",
-            cid=content_id(plan, source.capacity),
+            name=f"{plan.appliance.name}-{plan.appliance.version}-disk{number}.vmdk",
+            cid=content_id(plan, source.capacity, number),
             packing=vmdk.Packing(compressor.compress, algorithm),
             on_bytes=lambda done: progress.bytes(done, source.capacity),
         )
 
 
-def content_id(plan: Plan, capacity: int) -> int:
-    """The VMDK's CID: any number but ffffffff, the same for the same appliance."""
-    seed = f"{plan.appliance.name}\n{plan.appliance.version}\n{capacity}"
+def content_id(plan: Plan, capacity: int, number: int = 1) -> int:
+    """The VMDK's CID: any number but ffffffff, the same for the same disk of the same appliance."""
+    seed = f"{plan.appliance.name}\n{plan.appliance.version}\n{capacity}" + (f"\n{number}" if number > 1 else "")
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") & 0xFFFF_FFFE
 
 
@@ -163,13 +181,13 @@ def _icon(plan: Plan, profile: Profile) -> bytes | None:
     return path.read_bytes() if path and "icon" in profile.takes else None
 
 
-def _descriptor(plan: Plan, profile: Profile, disk: PackedDisk, icon: bytes | None) -> bytes:
+def _descriptor(plan: Plan, profile: Profile, disks: Sequence[PackedDisk], icon: bytes | None) -> bytes:
     shown = None
     if icon:
         width, height = struct.unpack(">II", icon[16:24])  # of the chunk IHDR (PNG, 11.2.2)
         shown = PackedIcon(Names.of(plan, profile).icon, len(icon), width, height)
     told = plan.deployment.properties
-    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, [disk], told, shown))
+    return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disks, told, shown))
 
 
 def _manifest(names: Names, profile: Profile, descriptor: bytes, pieces: Sequence[Piece], icon: bytes | None) -> bytes:

@@ -1,6 +1,6 @@
 """The order of a build, top to bottom.
 
-    make ─▶ sealed_disk ─▶ base_image            the slow half: one VM, or none where the cache has the disk
+    make ─▶ sealed_disks ─▶ base_image           the slow half: one VM, or none where the cache has the disk
          └▶ publish     ─▶ package.write         the fast half: one package a profile
                         ─▶ prove                 ... opened again, judged, compared, booted
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ovfbuild import disk_images, libraries, package, sbom
+from ovfbuild import data_disks, disk_images, libraries, package, sbom
 from ovfbuild.agent_files import agent_files
 from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
@@ -36,7 +36,7 @@ from ovfbuild.verify import boot as boot_check
 from ovfbuild.verify import content
 from ovfbuild.vm import apt, build, guest_apt, seed
 from ovfbuild.vm.machine import Limits
-from ovfbuild.vm.sealed import COMPONENTS, SealedDisk, adopt, keep, seal, sealed_in
+from ovfbuild.vm.sealed import COMPONENTS, SealedDisk, adopt, disk_name, keep, seal, seal_data, sealed_in
 from ovfbuild.workshop import Workshop, workshop
 
 
@@ -57,7 +57,7 @@ def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
     if options.boot:
         _provable(plan)
     with _workshop(plan, options, progress) as shop:
-        return publish_all(sealed_disk(plan, options, shop), plan, options, shop)
+        return publish_all(sealed_disks(plan, options, shop), plan, options, shop)
 
 
 def _provable(plan: Plan) -> None:
@@ -73,10 +73,10 @@ def _provable(plan: Plan) -> None:
 
 
 def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> list[Path]:
-    """Packages a disk that is there already, as it is; returns the paths of the packages."""
+    """Packages a disk that is there already, as it is, and [[disks]]; returns the paths of the packages."""
     with _workshop(plan, options, progress) as shop:
         sealed = _with_components(adopt(disk_file), shop.scratch, shop)
-        return publish_all(sealed, plan, options, shop)
+        return publish_all((sealed, *data_disks.sealed(plan, shop.scratch)), plan, options, shop)
 
 
 def pack_to(descriptor: int, plan: Plan, disk_file: Path, options: Options, progress: Progress) -> None:
@@ -91,8 +91,9 @@ def pack_to(descriptor: int, plan: Plan, disk_file: Path, options: Options, prog
     """
     (profile,) = plan.profiles
     with _workshop(plan, options, progress) as shop:
-        ((path, *more), _) = publish(adopt(disk_file), plan, profile, replace(options, out=shop.scratch), shop)
-        assert not more, "a disk of the user's is one disk"
+        disks = (adopt(disk_file), *data_disks.sealed(plan, shop.scratch))
+        ((path, *more), _) = publish(disks, plan, profile, replace(options, out=shop.scratch), shop)
+        assert not more, "several files can't go into a pipe"
         with step(shop.progress, f"write {path.name} to stdout"):
             try:
                 send(path, descriptor)
@@ -102,20 +103,28 @@ def pack_to(descriptor: int, plan: Plan, disk_file: Path, options: Options, prog
                 raise FileError(f"stdout: {error.strerror}", "make room there, or use -o DIR") from error
 
 
-def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
-    """The sealed disk of this plan: from the cache if nothing that it is made of has changed."""
+def sealed_disks(plan: Plan, options: Options, shop: Workshop) -> tuple[SealedDisk, ...]:
+    """All disks of this plan, the one that it boots from first."""
+    folder = _built(plan, options, shop)
+    return sealed_in(folder), *data_disks.sealed(plan, shop.scratch, folder)
+
+
+def _built(plan: Plan, options: Options, shop: Workshop) -> Path:
+    """The folder with what a build VM sealed: from the cache if nothing that it is made of has changed."""
     base = base_image(plan, shop.cache, shop.progress, offline=options.offline, again=not options.use_cache)
     fetched = {
         **agent_files(plan, shop.cache, shop.progress, offline=options.offline),
         **libraries.library_files(plan, base, _source(options, shop)),
     }
     inputs = {"plan": disk_inputs(plan), "base": base.digest, "guest": seed.guest_modules_digest_inputs()}
+    if disks := data_disks.inputs(plan):
+        inputs |= {"disks": disks}
     key = digest_of(inputs | {"fetched": {name: sha256_of(path) for name, path in fetched.items()}})
     found = shop.cache.find("disks", key) if options.use_cache else None
     if found:
         age = format_duration(round(time.time() - found.made))
         shop.progress.note(f"the sealed disk is from the cache, made {age} ago (--no-cache makes a new one)")
-        return sealed_in(found.path)
+        return found.path
     if options.offline and (needed := _from_apt(plan)):
         raise UsageError(
             f"{needed[0]} can't be installed with --offline, and the cache has no disk of this appliance",
@@ -134,7 +143,7 @@ def sealed_disk(plan: Plan, options: Options, shop: Workshop) -> SealedDisk:
         again=not options.use_cache,
         on_wait=lambda: shop.progress.note("another ovfbuild builds this appliance now; waiting for it"),
     )
-    return sealed_in(entry.path)
+    return entry.path
 
 
 def _from_apt(plan: Plan) -> list[str]:
@@ -154,7 +163,7 @@ def _build(
     folder: Path,
 ) -> None:
     """Boots the build VM, and seals what it leaves into `folder`."""
-    order = _order(plan, base, key, fetched, options)
+    order = replace(_order(plan, base, key, fetched, options), disks=data_disks.attached(plan, shop.scratch))
     try:
         overlay = build.build(order, shop.accelerator, shop.scratch, shop.evidence, shop.progress)
     except OvfbuildError:
@@ -165,6 +174,10 @@ def _build(
         shipped = "".join(plan.appliance.base.sources).encode()
         secrets = [word for word in guest_apt.passwords(order.payload) if word not in shipped]
         sealed = seal(overlay, folder / "disk.qcow2", shop.scratch, shop.progress, secrets)
+        for one in order.disks:
+            over = overlay.with_name(one.overlay)
+            seal_data(over, folder / disk_name(one.number), shop.scratch, shop.progress, secrets)
+            over.unlink()
     overlay.unlink()
     _with_components(sealed, folder, shop)
 
@@ -237,25 +250,25 @@ def _apt_settings() -> apt.Settings:
     return apt.host_settings() if shutil.which("apt-config") else apt.Settings()
 
 
-def publish_all(sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop) -> list[Path]:
-    """A package for each profile. The disk is compressed for the first; the others get what lies there."""
+def publish_all(disks: Sequence[SealedDisk], plan: Plan, options: Options, shop: Workshop) -> list[Path]:
+    """A package for each profile. The disks are compressed for the first; the others get what lies there."""
     paths: list[Path] = []
-    stream: package.PackedStream | None = None
+    streams: tuple[package.PackedStream, ...] = ()
     for profile in plan.profiles:
-        found, stream = publish(sealed, plan, profile, options, shop, stream)
+        found, streams = publish(disks, plan, profile, options, shop, streams)
         paths += found
     return paths
 
 
 def publish(
-    sealed: SealedDisk,
+    disks: Sequence[SealedDisk],
     plan: Plan,
     profile: Profile,
     options: Options,
     shop: Workshop,
-    earlier: package.PackedStream | None = None,
-) -> tuple[list[Path], package.PackedStream | None]:
-    """Packs for one profile and proves it; only then does it get its name. Says what came out, and where its VMDK lies.
+    earlier: tuple[package.PackedStream, ...] = (),
+) -> tuple[list[Path], tuple[package.PackedStream, ...]]:
+    """Packs for one profile and proves it; only then does it get its name. Says what came out, and where its VMDKs lie.
 
     That is an OVA, the descriptor of a folder, or the disks alone, the boot disk first.
     """
@@ -264,19 +277,19 @@ def publish(
             shop.progress.note(
                 f"{profile.format} has no descriptor: the disk is compared with the sealed one, not booted"
             )
-        paths = disk_images.publish([sealed], plan, profile, options.out, shop.scratch, shop.progress)
-        _publish_bill(sealed, plan, paths[0])
+        paths = disk_images.publish(disks, plan, profile, options.out, shop.scratch, shop.progress)
+        _publish_bill(disks[0], plan, paths[0])
         return paths, earlier
     names = package.Names.of(plan, profile)
     target = options.out / names.package
     in_folder = profile.format == "ovf"
     with (published_folder if in_folder else published)(target) as partial:
         with step(shop.progress, f"pack {target.name}"):
-            stream = package.write(sealed, plan, profile, partial, shop.scratch, shop.progress, earlier)
-        prove(partial, sealed, plan, options, shop, profile.waives)
+            streams = package.write(disks, plan, profile, partial, shop.scratch, shop.progress, earlier)
+        prove(partial, disks, plan, options, shop, profile.waives)
         path = target / names.descriptor if in_folder else target
-        _publish_bill(sealed, plan, partial / names.descriptor if in_folder else target)
-    return [path], replace(stream, package=target)
+        _publish_bill(disks[0], plan, partial / names.descriptor if in_folder else target)
+    return [path], tuple(replace(one, package=target) for one in streams)
 
 
 def _publish_bill(sealed: SealedDisk, plan: Plan, path: Path) -> None:
@@ -288,9 +301,9 @@ def _publish_bill(sealed: SealedDisk, plan: Plan, path: Path) -> None:
 
 
 def prove(
-    path: Path, sealed: SealedDisk, plan: Plan, options: Options, shop: Workshop, waived: Sequence[str] = ()
+    path: Path, disks: Sequence[SealedDisk], plan: Plan, options: Options, shop: Workshop, waived: Sequence[str] = ()
 ) -> None:
-    """Opens the package again and judges it; its disk is the sealed one; it boots.
+    """Opens the package again and judges it; its disks are the sealed ones; it boots.
 
     Warnings by the rules that are `waived` are not said: the profile's importers do not trip over them.
 
@@ -301,9 +314,11 @@ def prove(
         opened, _ = judged(path, shop.progress, waived)
         if problems := ovf.validate(opened.descriptor):
             raise VerificationError(f"{opened.name}, {problems[0]}", "report this: it is a bug")
-        for stored in opened.stored_disks or (None,):
-            if stored is None or not content.is_same(sealed, opened, stored, shop.scratch):
-                name = stored.file.href if stored else opened.name
+        if len(opened.stored_disks) != len(disks):
+            raise VerificationError(f"{opened.name} has {len(opened.stored_disks)} disks", "report this: it is a bug")
+        for sealed, stored in zip(disks, opened.stored_disks, strict=True):
+            if not content.is_same(sealed, opened, stored, shop.scratch):
+                name = stored.file.href
                 raise VerificationError(f"{name} is not the disk that was packed", "report this: it is a bug")
     if options.boot:
         booted(opened, plan.appliance.build.timeout, shop)

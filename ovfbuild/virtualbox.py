@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 from ovfbuild.formats.envelope import Extension
 from ovfbuild.formats.ovf import OVF, VBOX
-from ovfbuild.spec.catalogue import Controller
+from ovfbuild.spec.catalogue import IDE, Controller, ControllerName, controller
 from ovfbuild.spec.guest_os import GuestOs
-from ovfbuild.spec.machine import Adapter, Machine, machine
+from ovfbuild.spec.machine import Adapter, Machine, Place, machine
 from ovfbuild.spec.models import Appliance
 from ovfbuild.spec.profile import Profile
 
@@ -47,7 +47,7 @@ def machine_element(appliance: Appliance, profile: Profile, guest_os: GuestOs) -
         (
             Extension(f"{{{OVF}}}Info", text="The machine as VirtualBox has it"),
             _element("Hardware", *_hardware(appliance, made)),
-            _element("StorageControllers", *_storage(appliance, profile, made)),
+            _element("StorageControllers", *_storage(appliance, made)),
         ),
     )
 
@@ -88,25 +88,34 @@ def _adapter(slot: int, adapter: Adapter) -> Extension:
     return _element("Adapter", way, slot=slot, enabled="true", cable="true", type=str(adapter.nic.virtualbox))
 
 
-def _storage(appliance: Appliance, profile: Profile, made: Machine) -> Iterator[Extension]:
-    image = _element("Image", uuid=f"{{{uuid_of(appliance, 'disk1')}}}")
-    disk = _element("AttachedDevice", image, type="HardDisk", hotpluggable="false", port=0, device=0)
-    shared = made.cdrom and profile.cdrom.bus == made.controller
-    port = 1 if shared else 0
-    drive = _element("AttachedDevice", passthrough="false", type="DVD", hotpluggable="false", port=port, device=0)
-    yield _controller(made.controller, disk, *([drive] if shared else []))
-    if made.cdrom and not shared:
-        yield _controller(profile.cdrom.bus, drive)
+def _storage(appliance: Appliance, made: Machine) -> Iterator[Extension]:
+    """The controllers with what hangs on them; VirtualBox has one of IDE, with two ports of two devices each."""
+    hanging: dict[ControllerName, list[Extension]] = {}
+    for number, place in enumerate(made.disks, 1):
+        image = _element("Image", uuid=f"{{{uuid_of(appliance, f'disk{number}')}}}")
+        hanging.setdefault(place.name, []).append(_attached(place, "HardDisk", image))
+    if made.drive:
+        hanging.setdefault(made.drive.name, []).append(_attached(made.drive, "DVD"))
+    for name, devices in hanging.items():
+        yield _controller(controller(name), *devices)
+
+
+def _attached(place: Place, kind: str, *image: Extension) -> Extension:
+    ide = place.controller.resource_type == IDE
+    port, device = (place.bus, place.unit) if ide else (place.unit, 0)
+    passthrough = {} if image else {"passthrough": "false"}
+    return _element("AttachedDevice", *image, **passthrough, type=kind, hotpluggable="false", port=port, device=device)
 
 
 def _controller(controller: Controller, *devices: Extension) -> Extension:
-    """Called SATA, SCSI, NVMe or IDE; with as many ports as are used, but where VirtualBox has a number of its own."""
+    """Called SATA, SCSI, NVMe or IDE."""
+    used = max(int(device.get("port") or 0) for device in devices) + 1
     return _element(
         "StorageController",
         *devices,
         name=controller.label.removesuffix(" Controller"),
         type=str(controller.virtualbox),
-        PortCount=controller.virtualbox_ports or len(devices),
-        useHostIOCache="true" if controller.resource_type == 5 else "false",
+        PortCount=controller.virtualbox_ports or used,
+        useHostIOCache="true" if controller.resource_type == IDE else "false",
         Bootable="true",
     )

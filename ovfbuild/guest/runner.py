@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import Any
 
-from ovfbuild.guest import agent, libraries, seal
+from ovfbuild.guest import agent, disks, libraries, seal
 from ovfbuild.guest.report import Port
 from ovfbuild.guest.steps import STEPS, Guest, StepFailed
 
@@ -47,7 +47,7 @@ def build(orders: dict[str, Any], guest: Guest, port: Port) -> None:
     """All steps in their order; the first that fails ends it."""
     guest.begin("cloud-init")
     port.tell("started", cloud_init=cloud_init_verdict(guest))
-    kinds = {**STEPS, **libraries.STEPS, **agent.STEPS}
+    kinds = {**STEPS, **disks.STEPS, **libraries.STEPS, **agent.STEPS}
     for step in orders["steps"]:
         guest.begin(step["name"])
         port.tell("begin", step=step["name"])

@@ -15,6 +15,10 @@ ControllerName = Literal["ahci", "lsilogic", "lsilogicsas", "pvscsi", "virtio-sc
 NicName = Literal["e1000", "e1000e", "vmxnet3", "virtio", "pcnet"]
 
 
+IDE, SCSI = 5, 6
+"""CIM_ResourceAllocationSettingData.ResourceType."""
+
+
 class Controller(Table):
     """A controller of disks or drives, in the words of CIM_ResourceAllocationSettingData."""
 
@@ -25,12 +29,27 @@ class Controller(Table):
     """5 IDE, 6 parallel SCSI and SAS, 20 other storage (SATA, NVMe, virtio)."""
     resource_subtype: str = ""
     """Empty: the element is left out."""
+    units: int
+    """How many disks and drives hang on one."""
     virtualbox: str | None = None
     """StorageController/@type of a vbox:Machine; None where VirtualBox has none."""
     virtualbox_ports: int | None = None
     """Its @PortCount where VirtualBox takes one number only; None: as many as are used."""
     glance: dict[str, str] = Field(default_factory=dict)
     """OpenStack's image properties for it; empty where libvirt has none."""
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """(number of the controller, unit on it) of all that importers have room for: two of IDE, else one.
+
+        Unit 7 of SCSI is the controller itself.
+        """
+        if self.resource_type == IDE:
+            return tuple((bus, unit) for bus in (0, 1) for unit in range(self.units))
+        units = (
+            [unit for unit in range(self.units + 1) if unit != 7] if self.resource_type == SCSI else range(self.units)
+        )
+        return tuple((0, unit) for unit in units)
 
 
 class Nic(Table):

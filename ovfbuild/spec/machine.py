@@ -26,12 +26,28 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a disk or a drive hangs: on which of the controllers of a kind, and on which of its units."""
+
+    name: ControllerName
+    bus: int
+    unit: int
+
+    @property
+    def controller(self) -> Controller:
+        return controller(self.name)
+
+
+@dataclass(frozen=True)
 class Machine:
     """What is the profile's where the appliance does not say."""
 
     disk_controller: ControllerName
+    disks: tuple[Place, ...]
+    """The one that it boots from, and [[disks]]."""
+    drive: Place | None
+    """The CD-ROM drive."""
     adapters: tuple[Adapter, ...]
-    cdrom: bool
     transport: tuple[str, ...]
 
     @property
@@ -44,10 +60,16 @@ def machine(appliance: Appliance, profile: Profile) -> Machine:
     """The machine of a package. Without a CD-ROM drive the OVF environment does not come on an ISO."""
     asked = appliance.hardware
     cdrom = profile.cdrom.present if asked.cdrom is None else asked.cdrom
+    kind, drives = asked.controller or profile.disk.controller, profile.cdrom.controller
+    places = [Place(kind, bus, unit) for bus, unit in controller(kind).places]
+    drive = None
+    if cdrom:
+        drive = places.pop(1) if drives == kind else Place(drives, *controller(drives).places[0])
     return Machine(
-        disk_controller=asked.controller or profile.disk.controller,
+        disk_controller=kind,
+        disks=tuple(places[: 1 + len(appliance.disks)]),
+        drive=drive,
         adapters=tuple(Adapter(one.name, one.model or profile.nic.model) for one in appliance.networks),
-        cdrom=cdrom,
         transport=tuple(way for way in profile.transport if cdrom or way != "iso"),
     )
 
@@ -57,6 +79,12 @@ def refusals(appliance: Appliance, profile: Profile) -> Iterator[str]:
     asked = appliance.hardware
     if asked.controller and asked.controller not in profile.disk.controllers:
         yield _refused("hardware.controller", asked.controller, profile, lambda one: one.disk.controllers)
+    made = machine(appliance, profile)
+    if len(made.disks) <= len(appliance.disks):
+        yield (
+            f"disks: {made.controller.title} of profile {profile.name} has room for {len(made.disks)} disks, the first "
+            "of which it boots from; leave some out, or choose another hardware.controller"
+        )
     for index, network in enumerate(appliance.networks):
         if network.model and network.model not in profile.nic.models:
             yield _refused(f"networks[{index}].model", network.model, profile, lambda one: one.nic.models)

@@ -15,6 +15,7 @@ from ovfbuild.spec import fields as f
 from ovfbuild.spec import references as r
 from ovfbuild.spec.agent_table import AgentTable
 from ovfbuild.spec.deployment import Property, clashes
+from ovfbuild.spec.disks import DataDisk, disk_clashes
 from ovfbuild.spec.hardware import Hardware, Network, at_least
 from ovfbuild.spec.languages import Java, Node, Python, not_offered
 from ovfbuild.spec.mistakes import quoted
@@ -260,6 +261,8 @@ class Appliance(Table):
     """What the appliance starts from."""
     hardware: Hardware = Hardware()
     """The machine that the package declares."""
+    disks: tuple[DataDisk, ...] = ()
+    """Further disks, in this order after the one that it boots from."""
     networks: tuple[Network, ...] = (Network(name="VM Network"),)
     """The networks, one network card each."""
     system: System = System()
@@ -307,6 +310,7 @@ class Appliance(Table):
         yield from not_offered(table)
         own = table.get("properties")
         yield from clashes([*(own if isinstance(own, list | tuple) else ()), *told_tables(table.get("products"))])
+        yield from disk_clashes(table.get("disks"))
         yield from same_products(table.get("products"))
         yield from same_names(table.get("publish"))
         yield from option_clashes(table.get("deployment_options"), hardware)

@@ -30,8 +30,10 @@ from ovfbuild.spec.profile import Format, Profile, load_profile
 from ovfbuild.spec.steps import (
     Account,
     AgentPackagesStep,
+    DisksStep,
     FilesStep,
     JavaStep,
+    Mount,
     NodeStep,
     PackagesStep,
     PythonStep,
@@ -205,6 +207,9 @@ def _steps(appliance: Appliance, payload: Payload, agent: AgentPlan | None) -> I
         keyboard=system.keyboard,
         serial=appliance.hardware.serial,
     )
+    mounts = [Mount(n, one.mount, one.image is None) for n, one in enumerate(appliance.disks, 2) if one.mount]
+    if mounts:
+        yield DisksStep(name="disks", mounts=tuple(sorted(mounts, key=lambda one: one.path)))
     if system.packages:
         yield PackagesStep(name="packages", packages=system.packages)
     yield from _language_steps(appliance)

@@ -1,11 +1,12 @@
 """What is done in the guest, in order: plain values that JSON can hold, and nothing of how it is done.
 
-    system → packages → java → python → node → users → files … → agent … → script …
+    system → disks → packages → java → python → node → users → files … → agent … → script …
 
 `to_json` of a step is what the guest's runner reads:
 
     {"kind": "system", "name": "system", "hostname": "hello", "timezone": "Etc/UTC",
      "locale": "C.UTF-8", "keyboard": null, "serial": false}
+    {"kind": "disks", "name": "disks", "mounts": [{"number": 2, "path": "/srv/data", "grow": true}]}
     {"kind": "packages", "name": "packages", "packages": ["curl", "nginx-light=1.22.1-9"]}
     {"kind": "java", "name": "java", "version": 17, "package": "openjdk-17-jre-headless", "archive": "",
      "path": "/opt/java"}
@@ -54,6 +55,25 @@ class SystemStep(_Step):
     keyboard: str | None
     """None: the base's own."""
     serial: bool
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A disk that the appliance has beside the one that it boots from."""
+
+    number: int
+    """In the package, by which the build's guest finds it."""
+    path: str
+    grow: bool
+    """Whether its file system grows to the disk at boot."""
+
+
+@dataclass(frozen=True)
+class DisksStep(_Step):
+    """Further disks, a folder above those inside."""
+
+    kind = "disks"
+    mounts: tuple[Mount, ...]
 
 
 @dataclass(frozen=True)
@@ -202,4 +222,5 @@ class ServicesStep(_Step):
 AgentStep = AgentPackagesStep | UnpackStep | ServicesStep
 
 
-Step = SystemStep | PackagesStep | JavaStep | PythonStep | NodeStep | UsersStep | FilesStep | ScriptStep | AgentStep
+LanguageStep = JavaStep | PythonStep | NodeStep
+Step = SystemStep | DisksStep | PackagesStep | LanguageStep | UsersStep | FilesStep | ScriptStep | AgentStep

@@ -210,7 +210,7 @@ def hardware(
     if iso is not None:
         # Last of all, but with a bootindex: OVMF enables no IDE channel that it need not look at for a boot,
         # and Linux's ata_piix believes it (it finds no drive on a channel whose decode bit is off).
-        disks.append(Disk(file_node(iso, "raw", read_only=True), "ide", bootindex=9, cdrom=True))
+        disks.append(Disk(file_node(iso, "raw", read_only=True), "ide", bootindex=99, cdrom=True))
     if beside is not None:
         disks.append(Disk(file_node(beside, "raw", read_only=True), "virtio"))
     models = [

@@ -15,8 +15,23 @@ from typing import Any, TextIO
 from ovfbuild.errors import GuestError
 from ovfbuild.progress import Progress, step
 from ovfbuild.vm import disk, seed
-from ovfbuild.vm.hardware import Accelerator, Disk, Hardware, Nic, file_node, ovmf
+from ovfbuild.vm.hardware import Accelerator, Disk, Hardware, Nic, disk_serial, file_node, ovmf
 from ovfbuild.vm.machine import Cause, Decision, Ending, Limits, run
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A disk of the appliance's beside the one that it boots from; what the guest writes goes over it."""
+
+    number: int
+    """In the package; that it boots from is 1."""
+    base: Path
+    base_format: str
+
+    @property
+    def overlay(self) -> str:
+        """The name of the file that is over it when it was built."""
+        return f"overlay{self.number}.qcow2"
 
 
 @dataclass(frozen=True)
@@ -39,16 +54,19 @@ class BuildOrder:
     efi: bool
     isolated: bool
     on_failure: str
+    disks: tuple[Attached, ...] = ()
 
 
 def build(order: BuildOrder, accelerator: Accelerator, work: Path, evidence: Path, progress: Progress) -> Path:
-    """Builds in `work` and returns the overlay, whose guest has sealed it and is gone.
+    """Builds in `work` and returns the overlay, whose guest has sealed it and is gone; further disks' are beside it.
 
     Raises:
         GuestError: what failed, with the guest's last words; the logs are in `evidence`.
     """
     overlay, iso = work / "overlay.qcow2", work / "seed.iso"
     disk.overlay(order.base, order.base_format, overlay, order.capacity)
+    for one in order.disks:
+        disk.overlay(one.base, one.base_format, work / one.overlay)
     orders = json.dumps({**order.steps, "on_failure": order.on_failure}, sort_keys=True).encode()
     files = seed.build_seed(order.instance, order.hostname, order.user_data, orders)
     seed.write(iso, {**files, **order.payload})
@@ -82,6 +100,10 @@ def _hardware(order: BuildOrder, accelerator: Accelerator, overlay: Path, iso: P
         disks=(
             Disk(file_node(overlay, "qcow2"), "virtio", bootindex=1),
             Disk(file_node(iso, "raw", read_only=True), "virtio"),
+            *(
+                Disk(file_node(overlay.with_name(one.overlay), "qcow2"), "virtio", serial=disk_serial(one.number))
+                for one in order.disks
+            ),
         ),
         nics=(Nic(isolated=order.isolated, mac=seed.BUILD_MAC),),
         efi_variables=variables,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ovfbuild.errors import ProgramError, UsageError
 from ovfbuild.progress import Progress
-from ovfbuild.vm import debian_files, grub
+from ovfbuild.vm import debian_files, ext4, grub
 from ovfbuild.vm.apt import Mirrors, Settings, host_mirrors, host_settings
 from ovfbuild.vm.partitions import (
     ESP_LABEL,
@@ -39,21 +39,6 @@ LAYOUT_VERSION = 2
 
 _PROGRAMS = ("mmdebstrap", "tar", "sfdisk", "mkfs.vfat", "mcopy", "mke2fs", "qemu-img")
 _MARK = "sources.list: "
-
-_MKE2FS_CONF = """\
-[defaults]
-    base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
-    default_mntopts = acl,user_xattr
-    enable_periodic_fsck = 0
-    blocksize = 4096
-    inode_size = 256
-    inode_ratio = 16384
-[fs_types]
-    ext4 = {
-        features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
-    }
-"""
-"""The host's own may ask for features that the guest's GRUB cannot read (metadata_csum_seed, orphan_file)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,7 @@ class Recipe:
             debian_files.before_packages_script(),
             debian_files.after_packages_script(""),
             dump_sfdisk(lay_out(0)),
-            _MKE2FS_CONF,
+            ext4.MKE2FS_CONF,
         )
 
 
@@ -269,10 +254,8 @@ def _make_esp(layout: Layout, content: Path, scratch: Path, env: Mapping[str, st
 
 def _make_root(layout: Layout, image: Path, tree: Path, scratch: Path, env: Mapping[str, str]) -> None:
     config = scratch / "mke2fs.conf"
-    config.write_text(_MKE2FS_CONF)
-    # Not lazy: otherwise the first boot of every appliance writes the rest of the inode tables.
-    eager = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    extended = f"offset={layout.root.start},hash_seed={fixed_uuid('hash')},{eager}"
+    config.write_text(ext4.MKE2FS_CONF)
+    extended = f"offset={layout.root.start},hash_seed={fixed_uuid('hash')},{ext4.EAGER},nodiscard"
     # Without -b the size would be taken as KiB.
     argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", ROOT_LABEL, "-U", fixed_uuid("root")]
     argv += ["-E", extended, "-d", str(tree), str(image), str(layout.root.size // 4096)]

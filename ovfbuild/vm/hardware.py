@@ -8,6 +8,7 @@ always has a bootindex (reference: "No bootable device" with the seed on virtio-
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +41,19 @@ _OVMF = (
 
 _CONTROLLERS: Mapping[str, Sequence[str]] = {
     "virtio": (),
-    "ahci": ("ich9-ahci,id=disks",),
+    "ahci": ("ich9-ahci,id=disks{number}",),
     "ide": (),
     "nvme": (),
     "pvscsi": ("pvscsi,id=disks",),
     "virtio-scsi": ("virtio-scsi-pci,id=disks",),
     "lsilogicsas": ("mptsas1068,id=disks",),
 }
+_AHCI_PORTS = 6
+"""Of QEMU's ich9-ahci; more disks get another one."""
 _DISKS: Mapping[str, str] = {
     "virtio": "virtio-blk-pci",
-    "ahci": "ide-hd,bus=disks.{unit}",
-    "ide": "ide-hd,bus=ide.{unit}",
+    "ahci": "ide-hd,bus=disks{number}.{port}",
+    "ide": "ide-hd,bus=ide.{bus}",
     "nvme": "nvme,serial=disk{unit}",
     "pvscsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
     "virtio-scsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
@@ -74,6 +77,8 @@ class Disk:
     controller: str
     bootindex: int | None = None
     cdrom: bool = False
+    serial: str = ""
+    """Of virtio-blk, at most 20 characters: /dev/disk/by-id/virtio-SERIAL in the guest."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,11 @@ class Channels:
     console: int
     firmware: int
     guest_agent: int
+
+
+def disk_serial(number: int) -> str:
+    """By which the build's guest knows a disk: /dev/disk/by-id/virtio-ovfbuild-disk2 there."""
+    return f"ovfbuild-disk{number}"
 
 
 def file_node(path: Path, image_format: str, *, read_only: bool = False) -> dict[str, Any]:
@@ -212,13 +222,20 @@ def _firmware(hardware: Hardware) -> list[str]:
 def _disks(disks: Sequence[Disk]) -> list[str]:
     argv: list[str] = []
     for controller in dict.fromkeys(disk.controller for disk in disks if not disk.cdrom):
-        argv += _devices(*_CONTROLLERS[controller])
-    for unit, disk in enumerate(disks):
-        argv += _blockdev(disk.blockdev, f"disk{unit}")
+        count = sum(disk.controller == controller and not disk.cdrom for disk in disks)
+        for number in range(-(-count // _AHCI_PORTS) if controller == "ahci" else 1):
+            argv += _devices(*(word.format(number=number) for word in _CONTROLLERS[controller]))
+    units: Counter[str] = Counter()
+    for index, disk in enumerate(disks):
+        argv += _blockdev(disk.blockdev, f"disk{index}")
+        unit = units[disk.controller]
+        place = {"unit": unit, "bus": unit // 2, "number": unit // _AHCI_PORTS, "port": unit % _AHCI_PORTS}
         # On the second IDE channel: an IDE disk has the first.
-        model = "ide-cd,bus=ide.1" if disk.cdrom else _DISKS[disk.controller].format(unit=unit)
+        model = "ide-cd,bus=ide.1" if disk.cdrom else _DISKS[disk.controller].format(**place)
+        units[disk.controller] += not disk.cdrom
         boot = "" if disk.bootindex is None else f",bootindex={disk.bootindex}"
-        argv += _devices(f"{model},drive=disk{unit}{boot}")
+        serial = f",serial={disk.serial}" if disk.serial else ""
+        argv += _devices(f"{model},drive=disk{index}{boot}{serial}")
     return argv
 
 

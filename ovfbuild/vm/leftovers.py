@@ -113,7 +113,7 @@ def find_leftovers(fs: FileSystem, canaries: Sequence[bytes] = ()) -> list[str]:
     found = _find_machine_id(fs)
     for rule in rules:
         found += _apply(rule, fs)
-    return found + _find_canaries(fs, canaries)
+    return found + find_canaries(fs, canaries)
 
 
 def _find_machine_id(fs: FileSystem) -> list[str]:
@@ -145,7 +145,7 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(path.lower(), pattern) for pattern in patterns)
 
 
-def _find_canaries(fs: FileSystem, canaries: Sequence[bytes]) -> list[str]:
+def find_canaries(fs: FileSystem, canaries: Sequence[bytes]) -> list[str]:
     """Every place up to a limit; one that spans two runs would have a hole in it, and isn't looked for."""
     numbered = [(number, canary) for number, canary in enumerate(canaries, 1) if canary]
     if not numbered:

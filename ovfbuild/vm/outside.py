@@ -205,8 +205,8 @@ class FileSystem:
 
 
 @contextmanager
-def open_root(path: Path, image_format: str, workspace: Path) -> Iterator[FileSystem | None]:
-    """The ext2/3/4 file system of a disk that has /etc; None when there is none.
+def open_root(path: Path, image_format: str, workspace: Path, holding: str = "/etc") -> Iterator[FileSystem | None]:
+    """The largest ext2/3/4 file system of a disk that has /etc, or what else it is to hold; None when there is none.
 
     Args:
         workspace: where a sparse copy of its partition lies for as long.
@@ -215,17 +215,17 @@ def open_root(path: Path, image_format: str, workspace: Path) -> Iterator[FileSy
         FileError: the disk's partition table, or the file system, is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="outside-", dir=workspace) as folder:
-        yield _find_root(path, image_format, Path(folder))
+        yield _find_root(path, image_format, Path(folder), holding)
 
 
-def _find_root(path: Path, image_format: str, folder: Path) -> FileSystem | None:
+def _find_root(path: Path, image_format: str, folder: Path, holding: str) -> FileSystem | None:
     with open_reader(path, image_format, folder) as reader:
         places = [place for place in [(0, reader.capacity), *partitions(reader)] if _is_ext(reader, place[0])]
         for start, size in sorted(places, key=lambda place: -place[1]):
             raw = folder / "root.ext"
             _copy(reader, start, size, raw)
             found = FileSystem(raw, start)
-            if found.exists("/etc"):
+            if found.exists(holding):
                 return found
             raw.unlink()
     return None

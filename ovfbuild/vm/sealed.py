@@ -10,7 +10,7 @@ from pathlib import Path
 from ovfbuild.errors import FileError, GuestError
 from ovfbuild.progress import Progress
 from ovfbuild.vm import disk, freespace, outside
-from ovfbuild.vm.leftovers import find_leftovers
+from ovfbuild.vm.leftovers import find_canaries, find_leftovers
 
 COMPONENTS = "components.json"
 
@@ -52,6 +52,30 @@ def seal(overlay: Path, target: Path, work: Path, progress: Progress, canaries: 
     return SealedDisk(target, "qcow2", disk.probe(target).virtual_size)
 
 
+def seal_data(
+    overlay: Path, target: Path, work: Path, progress: Progress, canaries: Sequence[bytes] = ()
+) -> SealedDisk:
+    """The same of a disk that the appliance does not boot from, on which nothing is left but what may not be told.
+
+    Raises:
+        GuestError: it holds what the build was told and no block may hold.
+    """
+    disk.convert(overlay, "qcow2", target, "qcow2", progress)
+    disk.check(target, "qcow2")
+    with outside.open_root(target, "qcow2", work, holding="/") as found:
+        if found is None:
+            progress.warn("a disk has no ext4 file system: that it is unmounted whole is the guest's word alone")
+        else:
+            found.check_clean()
+            freespace.erase(found, target, "qcow2")
+            if left := find_canaries(found, canaries):
+                raise GuestError(
+                    "a disk is not sealed:\n" + "\n".join(f"  {sentence}" for sentence in left),
+                    "a script or package left it on that disk",
+                )
+    return SealedDisk(target, "qcow2", disk.probe(target).virtual_size)
+
+
 def adopt(path: Path) -> SealedDisk:
     """A disk that the user brings, taken as it is (`ovfbuild pack`).
 
@@ -64,10 +88,16 @@ def adopt(path: Path) -> SealedDisk:
     return SealedDisk(path, image.format, image.virtual_size)
 
 
-def sealed_in(folder: Path) -> SealedDisk:
-    """The sealed disk that a cache entry holds."""
-    path, components = folder / "disk.qcow2", folder / COMPONENTS
-    return SealedDisk(path, "qcow2", disk.probe(path).virtual_size, components if components.exists() else None)
+def disk_name(number: int) -> str:
+    """What the sealed disk of that number is called in its folder."""
+    return f"disk{number}.qcow2" if number > 1 else "disk.qcow2"
+
+
+def sealed_in(folder: Path, number: int = 1) -> SealedDisk:
+    """A sealed disk that a cache entry holds; 1 is the one to boot from."""
+    path, components = folder / disk_name(number), folder / COMPONENTS
+    known = components if number == 1 and components.exists() else None
+    return SealedDisk(path, "qcow2", disk.probe(path).virtual_size, known)
 
 
 def keep(work: Path, target: Path) -> None:

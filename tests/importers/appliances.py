@@ -108,7 +108,7 @@ def in_virtualbox(case: Case, disks: int) -> Imported:
         os_type=system.virtualbox if own else by_number[system.cim],
         firmware=asked.firmware if own else "bios",
         disks=(_IN_VIRTUALBOX[case.machine.disk_controller],) * disks,
-        drives=(drive,) if own and case.machine.cdrom else (),
+        drives=(drive,) if own and case.machine.drive else (),
         nics=tuple(
             f"{_IN_VIRTUALBOX[one.name]}/{(one.network if number else 'nat') if own else 'bridged'}"
             for number, one in enumerate(case.machine.adapters)
@@ -127,6 +127,6 @@ def in_vsphere(case: Case, disks: int) -> Imported:
         os_type=os_type or "otherGuest",
         firmware="",
         disks=(_IN_VSPHERE[case.machine.disk_controller],) * disks,
-        drives=("VirtualIDEController",) if case.machine.cdrom else (),
+        drives=("VirtualIDEController",) if case.machine.drive else (),
         nics=tuple(f"{_IN_VSPHERE[one.name]}/VM Network" for one in case.machine.adapters),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def descriptor(tmp_path: Path, profile: str = "portable", /, **table: Any) -> by
     system = guest_os(appliance.base.guest_os)
     assert list(refusals(appliance, load_profile(profile))) == []
     icon = PackedIcon("hello-1.0.0-icon.png", 68, 1, 1) if "icon" in load_profile(profile).takes else None
-    return ovf.dump(describe(appliance, load_profile(profile), system, [DISK], appliance.told, icon))
+    disks = [DISK, *(replace(DISK, href=f"hello-1.0.0-disk{n}.vmdk") for n in range(2, 2 + len(appliance.disks)))]
+    return ovf.dump(describe(appliance, load_profile(profile), system, disks, appliance.told, icon))
 
 
 def properties_of(tmp_path: Path, table: Mapping[str, Any]) -> Sequence[Property]:
@@ -163,7 +165,10 @@ def combinations() -> Iterator[tuple[str, dict[str, Any]]]:
         ):
             hardware = {"controller": controller, "firmware": firmware, "cdrom": cdrom, "secure_boot": signed}
             more = {} if bare else {**BESIDE, "networks": networks}
-            yield name, {"base": {"image": __file__}, "hardware": {**({} if bare else asked), **hardware}, **more}
+            table = {"base": {"image": __file__}, "hardware": {**({} if bare else asked), **hardware}, **more}
+            yield name, table
+            if not bare:
+                yield name, {**table, "disks": [{"size": "1 GiB"}] * 2}
 
 
 def every_profile() -> list[str]:
@@ -178,7 +183,11 @@ def test_every_combination_that_a_profile_takes_is_a_good_descriptor(tmp_path: P
     for name, table in found:
         text = descriptor(tmp_path, name, **table)
         assert ovf.validate(text) == [], (name, table)
-        members = WITH_ICON if "icon" in load_profile(name).takes else MEMBERS
+        members = {
+            **MEMBERS,
+            **{f"hello-1.0.0-disk{n}.vmdk": 264704 for n in range(2, 2 + len(table.get("disks", ())))},
+        }
+        members |= {"hello-1.0.0-icon.png": 68} if "icon" in load_profile(name).takes else {}
         judged = {one.rule for one in rules.judge(ovf_reader.parse(text), members) if one.level != "note"}
         meant = {"deployment-options"} if "deployment_options" in load_profile(name).takes else set()
         meant |= {"extra-config"} if "vmware" in load_profile(name).takes else set()
@@ -338,3 +347,36 @@ def test_an_icon_is_a_file_of_the_package(tmp_path: Path) -> None:
     (file,) = [one for one in envelope.files if one.id == icon.file_ref]
     assert (file.href, file.size, icon.mime_type) == ("hello-1.0.0-icon.png", 68, "image/png")
     assert {one.rule for one in rules.judge(envelope, WITH_ICON) if one.level != "note"} == {"nic-model"}
+
+
+def test_each_disk_hangs_on_a_unit_and_virtualbox_knows_it_by_its_uuid(tmp_path: Path) -> None:
+    table = {"disks": [{"size": "1 GiB"}] * 2, "hardware": {"controller": "ide"}}
+    envelope = ovf_reader.parse(descriptor(tmp_path, "virtualbox", **table))
+    items = {item.element_name: item for item in envelope.virtual_system.hardware.items}
+    places = [
+        (name, next(n for n, c in items.items() if c.instance_id == items[name].parent), items[name].address_on_parent)
+        for name in ("Hard Disk 1", "CD/DVD Drive 1", "Hard Disk 2", "Hard Disk 3")
+    ]
+    assert places == [
+        ("Hard Disk 1", "IDE Controller 0", "0"),
+        ("CD/DVD Drive 1", "IDE Controller 0", "1"),
+        ("Hard Disk 2", "IDE Controller 1", "0"),
+        ("Hard Disk 3", "IDE Controller 1", "1"),
+    ]
+    machine = envelope.virtual_system.machine
+    assert machine is not None
+    (controller,) = machine.every("StorageController")
+    assert controller.get("PortCount") == "2"
+    found = [
+        (one.get("type"), one.get("port"), one.get("device"), [image.get("uuid") for image in one.every("Image")])
+        for one in controller.every("AttachedDevice")
+    ]
+    assert envelope.disk_section is not None
+    uuids = [f"{{{disk.vbox_uuid}}}" for disk in envelope.disk_section.disks]
+    assert len(set(uuids)) == 3
+    assert found == [
+        ("HardDisk", "0", "0", [uuids[0]]),
+        ("HardDisk", "1", "0", [uuids[1]]),
+        ("HardDisk", "1", "1", [uuids[2]]),
+        ("DVD", "0", "1", []),
+    ]

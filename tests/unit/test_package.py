@@ -117,9 +117,9 @@ def test_alone_it_is_the_same_package(plan: Plan, disk: Path, tmp_path: Path) ->
     """Not a byte of a package tells whether another one was made before it."""
     sealed = SealedDisk(disk, "raw", SIZE)
     one, other = plan.profiles
-    stream = package.write(sealed, plan, one, tmp_path / "1.ova", tmp_path, Silent())
-    package.write(sealed, plan, other, tmp_path / "2.ova", tmp_path, Silent(), stream)
-    package.write(sealed, plan, other, tmp_path / "3.ova", tmp_path, Silent())
+    stream = package.write([sealed], plan, one, tmp_path / "1.ova", tmp_path, Silent())
+    package.write([sealed], plan, other, tmp_path / "2.ova", tmp_path, Silent(), stream)
+    package.write([sealed], plan, other, tmp_path / "3.ova", tmp_path, Silent())
     assert (tmp_path / "2.ova").read_bytes() == (tmp_path / "3.ova").read_bytes()
 
 
@@ -127,8 +127,8 @@ def test_another_adapter_type_is_another_disk(plan: Plan, disk: Path, tmp_path: 
     sealed = SealedDisk(disk, "raw", SIZE)
     one, other = plan.profiles
     ide = other.model_copy(update={"disk": other.disk.model_copy(update={"adapter_type": "ide"})})
-    stream = package.write(sealed, plan, one, tmp_path / "1.ova", tmp_path, Silent())
-    package.write(sealed, plan, ide, tmp_path / "2.ova", tmp_path, Silent(), stream)
+    stream = package.write([sealed], plan, one, tmp_path / "1.ova", tmp_path, Silent())
+    package.write([sealed], plan, ide, tmp_path / "2.ova", tmp_path, Silent(), stream)
     assert len(compressed) == 2
 
 
@@ -159,9 +159,9 @@ def test_a_copy_that_the_file_system_can_t_make_is_made_all_the_same(
 def test_turbo_says_that_its_bytes_may_differ(plan: Plan, disk: Path, tmp_path: Path) -> None:
     sealed = SealedDisk(disk, "raw", SIZE)
     told = Told()
-    package.write(sealed, plan, plan.profiles[0], tmp_path / "1.ova", tmp_path, told)
+    package.write([sealed], plan, plan.profiles[0], tmp_path / "1.ova", tmp_path, told)
     assert told.notes == []
-    package.write(sealed, replace(plan, compression="turbo"), plan.profiles[0], tmp_path / "2.ova", tmp_path, told)
+    package.write([sealed], replace(plan, compression="turbo"), plan.profiles[0], tmp_path / "2.ova", tmp_path, told)
     assert "another run may give other bytes" in "".join(told.notes)
 
 
@@ -181,7 +181,7 @@ def test_stdout_carries_the_same_package_and_nothing_else(
     target = tmp_path / "piped.ova"
     target.write_bytes(octets)
     check(target, disk, tmp_path / "unpacked", judge)
-    package.write(SealedDisk(disk, "raw", SIZE), plan, plan.profiles[0], tmp_path / "x.ova", tmp_path, Silent())
+    package.write([SealedDisk(disk, "raw", SIZE)], plan, plan.profiles[0], tmp_path / "x.ova", tmp_path, Silent())
     assert (tmp_path / "x.ova").read_bytes() == octets
     assert b"verify" in said
     assert list((tmp_path / "cwd").iterdir()) == []
@@ -212,7 +212,7 @@ def test_an_icon_lies_behind_the_disk_and_is_listed(plan: Plan, disk: Path, tmp_
     appliance = plan.appliance.model_copy(update={"icon": tmp_path / "icon.png"})
     (profile,) = profiles = (load_profile("workstation"),)
     made = replace(plan, appliance=appliance, profiles=profiles)
-    package.write(SealedDisk(disk, "raw", SIZE), made, profile, tmp_path / "1.ova", tmp_path, Silent())
+    package.write([SealedDisk(disk, "raw", SIZE)], made, profile, tmp_path / "1.ova", tmp_path, Silent())
     listed = judge("tar", "-tf", tmp_path / "1.ova").stdout.split()
     stem = "two-1-workstation"
     assert listed == [f"{stem}.ovf", f"{stem}.mf", f"{stem}-disk1.vmdk", f"{stem}-icon.png"]
@@ -223,3 +223,40 @@ def test_an_icon_lies_behind_the_disk_and_is_listed(plan: Plan, disk: Path, tmp_
     text = (folder / f"{stem}.ovf").read_text()
     assert 'ovf:height="3"' in text
     assert 'ovf:width="2"' in text
+
+
+def test_each_disk_is_a_file_and_an_empty_one_a_small_one(
+    plan: Plan, disk: Path, tmp_path: Path, judge: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of [[disks]]: an image as it is, a file system made here, and nothing at all; a second profile copies all."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image = tmp_path / "image.qcow2"
+    assert judge("qemu-img", "convert", "-O", "qcow2", disk, image).returncode == 0
+    (tmp_path / "appliance.toml").write_text(
+        'name="two"\nversion="1"\nprofiles=["portable", "virtualbox"]\n[base]\ndistribution="debian:12"\n'
+        '[[disks]]\nimage="image.qcow2"\n[[disks]]\nsize="64 GiB"\nmount="/srv"\nlabel="data"\n'
+        '[[disks]]\nsize="1 TiB"\n'
+    )
+    made = resolve(load(tmp_path / "appliance.toml"), {})
+    options = pipeline.Options(tmp_path / "dist", boot=False)
+    for ova_path in pipeline.pack(made, disk, options, Silent()):
+        folder = tmp_path / ova_path.stem
+        folder.mkdir()
+        assert judge("tar", "-xf", ova_path, "-C", folder).returncode == 0
+        stem = ova_path.stem
+        order = [f"{stem}.ovf", f"{stem}.mf", *(f"{stem}-disk{number}.vmdk" for number in (1, 2, 3, 4))]
+        assert judge("tar", "-tf", ova_path).stdout.split() == order
+        for line in (folder / f"{stem}.mf").read_text().splitlines():
+            name, _, digest = line.removeprefix("SHA256(").partition(")= ")
+            assert judge("sha256sum", folder / name).stdout.split()[0] == digest
+        for number in (1, 2):
+            packed = folder / f"{stem}-disk{number}.vmdk"
+            assert judge("qemu-img", "compare", "-f", "vmdk", "-F", "raw", packed, disk).returncode == 0
+        sizes = [(folder / f"{stem}-disk{number}.vmdk").stat().st_size for number in (3, 4)]
+        assert sizes[0] < 4 * MIB
+        assert sizes[1] < 80 * MIB, "its grain tables"
+    raw = tmp_path / "data.raw"
+    assert judge("qemu-img", "convert", "-f", "vmdk", "-O", "raw", folder / f"{stem}-disk3.vmdk", raw).returncode == 0
+    checked = judge("e2fsck", "-f", "-n", raw)
+    assert checked.returncode == 0, checked.stdout
+    assert "Filesystem volume name:   data" in judge("dumpe2fs", "-h", raw).stdout

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ovfbuild.vm.accelerator import KVM, TCG
-from ovfbuild.vm.hardware import Channels, Disk, Hardware, Nic, command_line, file_node
+from ovfbuild.vm.hardware import Channels, Disk, Hardware, Nic, command_line, disk_serial, file_node
 
 CHANNELS = Channels(qmp=3, report=4, console=5, firmware=6, guest_agent=7)
 
@@ -75,9 +75,9 @@ def test_a_controller_is_there_once_and_the_cdrom_on_ide() -> None:
     disks = (Disk(node, "ahci", bootindex=1), Disk(node, "ahci", bootindex=2), Disk(node, "ide", cdrom=True))
     devices = after("-device", words(Hardware(TCG, 1, 2**29, disks)))
     assert [word for word in devices if "ide" in word or "ahci" in word] == [
-        "ich9-ahci,id=disks",
-        "ide-hd,bus=disks.0,drive=disk0,bootindex=1",
-        "ide-hd,bus=disks.1,drive=disk1,bootindex=2",
+        "ich9-ahci,id=disks0",
+        "ide-hd,bus=disks0.0,drive=disk0,bootindex=1",
+        "ide-hd,bus=disks0.1,drive=disk1,bootindex=2",
         "ide-cd,bus=ide.1,drive=disk2",
     ]
 
@@ -85,3 +85,26 @@ def test_a_controller_is_there_once_and_the_cdrom_on_ide() -> None:
 def test_each_nic_has_a_subnet_of_its_own() -> None:
     argv = words(Hardware(TCG, 1, 2**29, (), (Nic("e1000"), Nic("e1000"))))
     assert after("-netdev", argv) == ["user,id=net0", "user,id=net1,net=10.0.3.0/24"]
+
+
+def test_many_disks_have_room() -> None:
+    """Seven on AHCI, whose controller has six ports; three on IDE, where the CD-ROM drive has a place too."""
+    node = file_node(Path("/d"), "raw")
+    devices = after("-device", words(Hardware(TCG, 1, 2**29, (Disk(node, "ahci"),) * 7)))
+    assert [word for word in devices if word.startswith("ich9-ahci")] == ["ich9-ahci,id=disks0", "ich9-ahci,id=disks1"]
+    assert "ide-hd,bus=disks1.0,drive=disk6" in devices
+    three = (*(Disk(node, "ide"),) * 3, Disk(node, "ide", cdrom=True))
+    devices = after("-device", words(Hardware(TCG, 1, 2**29, three)))
+    assert [word for word in devices if word.startswith("ide-")] == [
+        "ide-hd,bus=ide.0,drive=disk0",
+        "ide-hd,bus=ide.0,drive=disk1",
+        "ide-hd,bus=ide.1,drive=disk2",
+        "ide-cd,bus=ide.1,drive=disk3",
+    ]
+
+
+def test_a_serial_is_how_the_guest_knows_a_disk() -> None:
+    disk = Disk(file_node(Path("/d"), "qcow2"), "virtio", serial=disk_serial(2))
+    assert "virtio-blk-pci,drive=disk0,serial=ovfbuild-disk2" in after(
+        "-device", words(Hardware(TCG, 1, 2**29, (disk,)))
+    )
