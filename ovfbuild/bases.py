@@ -13,6 +13,7 @@ from ovfbuild.progress import Progress, step
 from ovfbuild.spec.models import Base
 from ovfbuild.spec.plan import Plan
 from ovfbuild.spec.units import format_duration
+from ovfbuild.verify.package import open_package
 from ovfbuild.vm import debian, disk
 from ovfbuild.vm.apt import Mirrors, host_mirrors
 from ovfbuild.vm.fetch import fetch, parse_checksum
@@ -93,8 +94,26 @@ def _image(base: Base, cache: Cache, progress: Progress, *, offline: bool) -> Ba
         path = base.image
         with step(progress, f"read {path.name}"):
             digest = _checked(path, base)
+    if disk.is_tar(path):
+        return _of_package(path, digest, cache, progress)
     image = disk.probe(path)
     return BaseImage(path, image.format, image.virtual_size, digest, path.name)
+
+
+def _of_package(path: Path, digest: str, cache: Cache, progress: Progress) -> BaseImage:
+    """The first disk of an OVA, as it is built over: unpacked once, by the OVA's digest."""
+    opened = open_package(path)
+    if not opened.disks:
+        raise FileError(f"{path}: there is no disk in this package", "name one that has")
+    _, member = opened.disks[0]
+
+    def produce(folder: Path) -> None:
+        with step(progress, f"unpack {member.name}"):
+            disk.convert_inside(path, member.offset, member.size, folder / "disk.qcow2", "qcow2", progress)
+
+    entry, _ = cache.obtain("bases", digest_of(["package", digest]), f"the disk of {opened.name}", produce)
+    unpacked = entry.path / "disk.qcow2"
+    return BaseImage(unpacked, "qcow2", disk.probe(unpacked).virtual_size, digest, opened.name)
 
 
 def _checked(path: Path, base: Base) -> str:

@@ -55,10 +55,10 @@ class Store(Protocol):
         """A small file; None where there is none."""
 
     def write(self, path: str, octets: bytes, media_type: str) -> None:
-        """A small file, whole or not at all for whoever reads it."""
+        """A small file, whole or not at all for whoever reads it; with the folders above it."""
 
     def upload(self, piece: Piece, meter: Meter) -> None:
-        """A large one, in bounded memory."""
+        """A large one, in bounded memory, into a folder that is there."""
 
     def compare(self, piece: Piece) -> None:
         """TryAgain unless what lies there is the piece, by digest or, where none is told, by size."""
@@ -128,11 +128,12 @@ class CatalogueCloud:
             begun = replace(catalogue, unfinished=(*catalogue.unfinished, entry))
             self._save(shipment.name, begun)
         pieces = list(_pieces(shipment, entry))
-        self._store.upload(pieces[0], meter)
+        sums = "".join(f"{one.sha256}  {one.path.rpartition('/')[2]}\n" for one in pieces)
+        # The small ones first: they tell what is wrong with the folder, and cost nothing.
+        self._store.write(f"{shipment.name}/{entry.checksums}", sums.encode(), _TEXT)
         for small in pieces[1:]:
             self._store.write(small.path, small.source.read_bytes(), small.media_type)
-        sums = "".join(f"{one.sha256}  {one.path.rpartition('/')[2]}\n" for one in pieces)
-        self._store.write(f"{shipment.name}/{entry.checksums}", sums.encode(), _TEXT)
+        self._store.upload(pieces[0], meter)
         return self._stored(shipment.name, entry, whole=False)
 
     def finish(self, shipment: Shipment, sent: Stored) -> Stored:

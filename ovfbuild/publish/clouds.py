@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ovfbuild.publish import http
+from ovfbuild.publish import http, s3
 from ovfbuild.publish.cloud import Cloud, Surroundings
 from ovfbuild.spec.targets import Target
 
 CLOUDS: Mapping[str, Callable[[Any, Surroundings], AbstractContextManager[Cloud]]] = {
     "http": http.connect,
+    "s3": s3.connect,
 }
 
 

@@ -81,20 +81,22 @@ class _Folder:
             return self._body(answer, _LARGEST)
 
     def write(self, path: str, octets: bytes, media_type: str) -> None:
-        self._put(path, lambda: octets, media_type)
+        """PUT; the folders above are made where the server misses them (RFC 4918, 9.7.1: 409; nginx: 500)."""
+        headers, folder = {"Content-Type": media_type}, path.rpartition("/")[0]
+        answer = self._raw("PUT", self.url(path), octets, headers)
+        if answer.status_code in (404, 409, 500) and folder and folder not in self._made:
+            answer.close()
+            self._make_folders(folder)
+            answer = self._raw("PUT", self.url(path), octets, headers)
+        with answer:
+            self._judge(answer, "PUT", path)
 
     def upload(self, piece: Piece, meter: Meter) -> None:
         with piece.source.open("rb") as stream:
-            readers: list[Metered] = []
-
-            def body() -> Metered:
-                stream.seek(0)
-                meter.begin()  # the server may have wanted folders first
-                readers.append(Metered(stream, piece.size, meter))
-                return readers[-1]
-
-            self._put(piece.path, body, piece.media_type)
-        if readers[-1].digest != piece.sha256:
+            reader = Metered(stream, piece.size, meter)
+            with self._raw("PUT", self.url(piece.path), reader, {"Content-Type": piece.media_type}) as answer:
+                self._judge(answer, "PUT", piece.path)
+        if reader.digest != piece.sha256:
             raise FileError(f"{piece.source} was changed while it was read", "let nothing write to it")
 
     def compare(self, piece: Piece) -> None:
@@ -137,23 +139,11 @@ class _Folder:
 
     # --- requests ---
 
-    def _put(self, path: str, body: Any, media_type: str) -> None:
-        """PUT; the folders above are made where the server says that they are missing (RFC 4918, 9.7.1)."""
-        headers = {"Content-Type": media_type}
-        answer = self._raw("PUT", self.url(path), body(), headers)
-        if answer.status_code in (404, 409) and path.rpartition("/")[0] not in self._made:
-            answer.close()
-            self._make_folders(path.rpartition("/")[0])
-            answer = self._raw("PUT", self.url(path), body(), headers)
-        with answer:
-            self._judge(answer, "PUT", path)
-
     def _make_folders(self, folder: str) -> None:
+        """What comes of it, the next PUT tells: a folder that is there is refused in many ways."""
         parts = folder.split("/")
         for count in range(1, len(parts) + 1):
-            with self._raw("MKCOL", f"{self.url('/'.join(parts[:count]))}/", None, {}) as answer:
-                if answer.status_code not in (405, 501):  # it is there; the server knows no folders
-                    self._judge(answer, "MKCOL", "/".join(parts[:count]))
+            self._raw("MKCOL", f"{self.url('/'.join(parts[:count]))}/", None, {}).close()
         self._made.add(folder)
 
     def _ask(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -45,14 +44,14 @@ class Meter:
             self._progress.line(f"{rate / 1e6:.1f} MB/s, {left} left")
 
 
-class Metered(io.RawIOBase):
+class Metered:
     """Reads a stream once, from where it is on, `size` bytes: counted and hashed as they go.
 
-    Its length is `size`, which is how an HTTP client knows what to announce.
+    Its length is `size`, which is how an HTTP client knows what to announce; it has no `tell`, whose failure
+    requests would take for a length of 0, and send chunks, which not every server takes.
     """
 
     def __init__(self, stream: BinaryIO, size: int, meter: Meter) -> None:
-        super().__init__()
         self._stream = stream
         self._left = size
         self._size = size
@@ -65,9 +64,6 @@ class Metered(io.RawIOBase):
     def __bool__(self) -> bool:
         return True
 
-    def readable(self) -> bool:
-        return True
-
     def read(self, size: int = -1, /) -> bytes:
         wanted = self._left if size < 0 else min(size, self._left)
         octets = self._stream.read(wanted) if wanted else b""
@@ -76,7 +72,7 @@ class Metered(io.RawIOBase):
         self._meter.add(len(octets))
         return octets
 
-    def pieces(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         """All of it, a MiB at a time."""
         while piece := self.read(PIECE):
             yield piece

@@ -58,7 +58,7 @@ class Base(Table):
     distribution: r.Distribution | None = Field(None, examples=["debian:12"])
     """Made here, from the distribution's packages."""
     image: r.FileOrUrl | None = None
-    """A qcow2, raw or VMDK disk with cloud-init in it: a path, or an http(s) URL."""
+    """A qcow2, raw or VMDK disk with cloud-init in it, or an OVA with one: a path, or an http(s) URL."""
     checksum: f.Checksum | None = None
     """The image's digest, "sha256:…" or "sha512:…". This or `checksums` is required for a URL."""
     checksums: f.HttpUrl | None = None

@@ -93,6 +93,25 @@ class HttpTarget(Connected):
             yield "url", "has a query or a fragment; write a folder's URL"
 
 
+class S3Target(Connected):
+    """A bucket of an S3-compatible store: a catalogue like that of a web server. Credentials are where boto3 looks."""
+
+    kind: Literal["s3"]
+    """The kind of target."""
+    bucket: str = Field(examples=["appliances"])
+    """The bucket; it has to be there."""
+    prefix: str = ""
+    """What all keys begin with, such as "stable"."""
+    endpoint: f.HttpUrl | None = None
+    """The store's URL; without it, AWS."""
+    region: str | None = None
+    """Its region, if the profile names none."""
+    profile: str | None = None
+    """A profile of ~/.aws, by default AWS_PROFILE or "default"."""
+    public_url: f.HttpUrl | None = None
+    """Where others read what lies under bucket and prefix, if not at the endpoint."""
+
+
 def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
     """A mistake for every key that names a second place of the same secret."""
     found = [key for key in keys if key in table]
@@ -100,10 +119,8 @@ def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str
         yield key, f"stands beside {found[0]}; keep one of the two"
 
 
-_Any = HttpTarget
-KINDS: Mapping[str, type[Target]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in (get_args(_Any) or (_Any,))
-}
+_Any = HttpTarget | S3Target
+KINDS: Mapping[str, type[Target]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(_Any)}
 """The table of each kind."""
 
 

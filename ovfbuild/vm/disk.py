@@ -113,6 +113,32 @@ def convert(
         _convert(source, source_format, partial, target_format, progress or Silent())
 
 
+def convert_inside(
+    archive: Path, offset: int, size: int, target: Path, target_format: str, progress: Progress | None = None
+) -> None:
+    """Writes a VMDK that lies within another file as an image of its own; it appears whole or not at all.
+
+    Raises:
+        FileError: it is no sparse VMDK that is complete in itself.
+    """
+    with archive.open("rb") as stream:
+        stream.seek(offset)
+        head = stream.read(20)
+    if not head.startswith(b"KDMV") or head[12:20] == bytes(8):
+        # The text form, or a header of no sectors: both list extents in other files.
+        raise FileError(
+            f"{archive.name}: a disk in it is no VMDK that is complete in itself", "ovfbuild check says more"
+        )
+    argv = ["qemu-img", "convert", "--image-opts", "-O", target_format, inside(archive, offset, size)]
+    with published(target) as partial, _watched(partial, progress or Silent()):
+        run([*argv, partial.absolute()], timeout=4 * 3600)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar archive, as an OVA is."""
+    return _head(path)[257:262] == b"ustar"
+
+
 def export(
     source: Path, source_format: str, target: Path, target_format: str, progress: Progress | None = None
 ) -> None:

@@ -36,10 +36,10 @@ class Heard(Silent):
         return "\n".join(self.said)
 
 
-def ova(path: Path, version: str = "1.0") -> Path:
+def ova(path: Path, version: str = "1.0", product: str = "p") -> Path:
     """A good OVA called `a`."""
-    good = kit.good().text_with(b"<Product>p</Product>", f"<Product>p</Product><Version>{version}</Version>".encode())
-    return good.pack(path)
+    said = f"<Product>{product}</Product><Version>{version}</Version>"
+    return kit.good().text_with(b"<Product>p</Product>", said.encode()).pack(path)
 
 
 def shipment(path: Path, version: str = "1.0") -> Shipment:

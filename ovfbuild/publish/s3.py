@@ -1,0 +1,279 @@
+"""An S3-compatible store: AWS, MinIO, Ceph, Garage, SeaweedFS. Credentials are boto3's own affair.
+
+A large file goes up in parts (Amazon S3 User Guide, Multipart upload): nobody sees it before CompleteMultipartUpload,
+and what a killed run left is listed by the server, so the next one goes on after the last part that came. Each part is
+sent with its MD5, which the server compares; the whole has the MD5 of the parts' MD5s as its ETag, everywhere but
+where the store encrypts with keys of its own, and is then compared by size.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets as tokens
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit
+
+from ovfbuild.errors import FileError, PublishError, UsageError
+from ovfbuild.publish.catalogue import CatalogueCloud, Piece
+from ovfbuild.publish.cloud import Cloud, Standing, Surroundings, TryAgain, missing
+from ovfbuild.publish.meter import PIECE, Meter
+from ovfbuild.spec.targets import S3Target
+from ovfbuild.vm.fetch import reason
+
+_SMALLEST_PART = 16 << 20
+"""Bytes; what an upload needs of memory is two of them."""
+_MOST_PARTS = 9000
+"""S3 takes 10 000."""
+_PASSING = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "NoSuchUpload"}
+_OVER = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_HINTS = {
+    "AccessDenied": "give this key the rights to get, put, list and delete there (s3:ListBucketMultipartUploads, too)",
+    "InvalidAccessKeyId": "check the credentials: aws sts get-caller-identity, or the target's profile",
+    "SignatureDoesNotMatch": "check the credentials: the secret is not that of the access key",
+    "NoSuchBucket": "make the bucket, or mend bucket of the target",
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+
+
+@contextmanager
+def connect(target: S3Target, around: Surroundings) -> Iterator[Cloud]:
+    """See `clouds.connect`."""
+    if target.insecure:
+        around.progress.warn(f"{target.name}: insecure = true, so any certificate is believed")
+    bucket = _Bucket(target, around)
+    try:
+        yield CatalogueCloud(bucket)
+    finally:
+        bucket.close()
+
+
+class _Bucket:
+    """A prefix of a bucket, as a `catalogue.Store`."""
+
+    resumes = True
+
+    def __init__(self, target: S3Target, around: Surroundings) -> None:
+        try:
+            import boto3  # noqa: PLC0415 - an extra: only who publishes there has it
+            import botocore  # noqa: PLC0415
+        except ImportError:
+            raise missing("boto3", "s3") from None
+        self._boto3, self._botocore = boto3, botocore
+        self._target = target
+        self._around = around
+        self._client: Any = None
+        self._prefix = f"{target.prefix.strip('/')}/" if target.prefix.strip("/") else ""
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def url(self, path: str) -> str:
+        target = self._target
+        if target.public_url:
+            return f"{target.public_url.rstrip('/')}/{quote(path)}"
+        if target.endpoint:
+            return f"{target.endpoint.rstrip('/')}/{target.bucket}/{quote(self._prefix + path)}"
+        return f"s3://{target.bucket}/{self._prefix}{path}"
+
+    def read(self, path: str) -> bytes | None:
+        answer = self._call("get_object", path, missing_is_fine=True)
+        if answer is None:
+            return None
+        try:
+            octets: bytes = answer["Body"].read()
+        except self._errors.HTTPClientError as error:
+            raise TryAgain(f"{self._where}: {reason(error)}") from None
+        return octets
+
+    def write(self, path: str, octets: bytes, media_type: str) -> None:
+        self._call("put_object", path, Body=octets, ContentMD5=_md5(octets)[1], ContentType=media_type)
+
+    def upload(self, piece: Piece, meter: Meter) -> None:
+        size, whole = _part_size(piece.size), hashlib.sha256()
+        begun = self._begun(piece.path)
+        number = begun or self._call("create_multipart_upload", piece.path, ContentType=piece.media_type)["UploadId"]
+        there = self._parts(piece.path, number) if begun else {}
+        done: list[dict[str, Any]] = []
+        with piece.source.open("rb") as stream:
+            for at, octets in enumerate(_cut(stream, piece.size, size), 1):
+                whole.update(octets)
+                digest, encoded = _md5(octets)
+                if there.get(at) != digest:
+                    answer = self._call(
+                        "upload_part", piece.path, UploadId=number, PartNumber=at, Body=octets, ContentMD5=encoded
+                    )
+                    _same(answer["ETag"], digest, f"part {at} of {self.url(piece.path)}")
+                meter.add(len(octets))
+                done.append({"PartNumber": at, "ETag": f'"{digest}"'})
+        if whole.hexdigest() != piece.sha256:
+            raise FileError(f"{piece.source} was changed while it was read", "let nothing write to it")
+        self._call("complete_multipart_upload", piece.path, UploadId=number, MultipartUpload={"Parts": done})
+
+    def compare(self, piece: Piece) -> None:
+        answer = self._call("head_object", piece.path, missing_is_fine=True)
+        if answer is None or answer["ContentLength"] != piece.size:
+            came = answer["ContentLength"] if answer else "none"
+            raise TryAgain(f"{self.url(piece.path)}: {came} of {piece.size} bytes arrived")
+        tag = answer["ETag"].strip('"')
+        if match := re.fullmatch(r"[0-9a-f]{32}-\d+", tag):
+            wanted = _whole_tag(piece)
+            # A store that made other parts of it, or encrypts it, has another tag: then the size has to do.
+            if tag.partition("-")[2] == wanted.partition("-")[2] and match[0] != wanted and not _encrypted(answer):
+                raise TryAgain(f"{self.url(piece.path)} arrived with the ETag {tag}, not {wanted}")
+
+    def remove(self, path: str) -> None:
+        while number := self._begun(path):
+            self._call("abort_multipart_upload", path, UploadId=number)
+        self._call("delete_object", path)
+
+    def remove_folder(self, path: str) -> None:
+        """There are none."""
+
+    def standing(self, *, write: bool) -> Standing:
+        answer = self._call("head_bucket", "")
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        if write:
+            probe = f".ovfbuild-{tokens.token_hex(8)}"
+            self.write(probe, b"ovfbuild asks whether it may write here\n", "text/plain")
+            self._call("delete_object", probe)
+            self._begun(probe)  # whether uploads may be listed
+        server = f"{headers.get('server', 'a store')} at {self._where}, bucket {self._target.bucket}"
+        return Standing(server, None, ("a store tells no free space",))
+
+    def _begun(self, path: str) -> str | None:
+        """The id of an upload in parts that was begun and not ended."""
+        answer = self._call("list_multipart_uploads", "", Prefix=self._prefix + path)
+        found = [one for one in answer.get("Uploads", ()) if one["Key"] == self._prefix + path]
+        return str(found[-1]["UploadId"]) if found else None
+
+    def _parts(self, path: str, number: str) -> dict[int, str]:
+        """The MD5 of each part that arrived, in hex."""
+        found: dict[int, str] = {}
+        after = 0
+        while True:
+            answer = self._call("list_parts", path, UploadId=number, PartNumberMarker=after)
+            found |= {one["PartNumber"]: one["ETag"].strip('"') for one in answer.get("Parts", ())}
+            if not answer.get("IsTruncated"):
+                return found
+            after = answer["NextPartNumberMarker"]
+
+    # --- calls ---
+
+    @property
+    def _errors(self) -> Any:
+        import botocore.exceptions  # noqa: PLC0415
+
+        return botocore.exceptions
+
+    @property
+    def _where(self) -> str:
+        return urlsplit(self._target.endpoint).netloc if self._target.endpoint else "AWS"
+
+    def _connected(self) -> Any:
+        """The client, made again after a token was over, so that the new one is read."""
+        if self._client is None:
+            target = self._target
+            session = self._boto3.session.Session(profile_name=target.profile, region_name=target.region)
+            found = session.get_credentials()
+            if found is None:
+                raise UsageError(
+                    f"target {target.name}: boto3 finds no credentials",
+                    "write them where the AWS client has them (aws configure), and name the target's profile",
+                )
+            frozen = found.get_frozen_credentials()
+            for one in (frozen.secret_key, frozen.token):
+                self._around.secrets.keep(one or "")
+            from botocore.config import Config  # noqa: PLC0415
+
+            self._client = session.client(
+                "s3",
+                endpoint_url=target.endpoint,
+                region_name=session.region_name or "us-east-1",
+                verify=False if target.insecure else (str(target.ca_file) if target.ca_file else None),
+                config=Config(
+                    connect_timeout=min(15, target.timeout),
+                    read_timeout=target.timeout,
+                    retries={"total_max_attempts": 1},  # delivery does it
+                    # Newer boto3s send CRCs in trailers, which stores other than AWS refuse; parts have their MD5.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+        return self._client
+
+    def _call(self, name: str, path: str, *, missing_is_fine: bool = False, **more: Any) -> Any:
+        """What the store answers; None for what is missing, where that is fine. Raises TryAgain, PublishError."""
+        errors = self._errors
+        named: dict[str, Any] = {"Bucket": self._target.bucket, **({"Key": self._prefix + path} if path else {})}
+        try:
+            call: Callable[..., Any] = getattr(self._connected(), name)
+            return call(**named, **more)
+        except errors.ClientError as error:
+            if missing_is_fine and error.response["Error"]["Code"] in _MISSING:
+                return None
+            raise self._refusal(error, name, path) from None
+        except errors.SSLError as error:
+            raise PublishError(
+                f"{self._where} has no certificate that is trusted here: {reason(error)}",
+                "for a private authority, set ca_file of the target to its certificates",
+            ) from None
+        except errors.HTTPClientError as error:
+            raise TryAgain(f"{self._where} can't be reached: {reason(error)}") from None
+        except errors.BotoCoreError as error:
+            hint = "check the credentials and the profile of the target"
+            raise PublishError(f"{self._where}: {error}", hint) from None
+
+    def _refusal(self, error: Any, name: str, path: str) -> TryAgain | PublishError:
+        said, status = error.response["Error"], error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        code = said["Code"]
+        what = f"{self.url(path)}: {name}: {code} {said.get('Message', '')}".rstrip()
+        if code in _OVER:
+            self.close()
+            return TryAgain(f"{what}; asking for credentials again")
+        if code in _PASSING or (status >= 500 and status not in (501, 507)):
+            return TryAgain(what)
+        if status == 507 or "Full" in code or "Quota" in code:
+            return PublishError(what, "make room there, or raise the quota")
+        named = {"403": "AccessDenied", "404": "NoSuchBucket"}.get(code, code)
+        return PublishError(what, _HINTS.get(named, "check bucket, endpoint and region of the target"))
+
+
+def _part_size(size: int) -> int:
+    return max(_SMALLEST_PART, -(-size // _MOST_PARTS + PIECE - 1) // PIECE * PIECE)
+
+
+def _cut(stream: BinaryIO, size: int, part: int) -> Iterator[bytes]:
+    """A file in parts."""
+    for _ in range(0, size, part):
+        yield stream.read(part)
+
+
+def _md5(octets: bytes) -> tuple[str, str]:
+    """In hex, and in base64, as Content-MD5 has it. No secret hangs on it."""
+    raw = hashlib.md5(octets, usedforsecurity=False).digest()
+    return raw.hex(), base64.b64encode(raw).decode()
+
+
+def _whole_tag(piece: Piece) -> str:
+    """The ETag of a file that came in parts: the MD5 of its parts' MD5s, and how many they are."""
+    with piece.source.open("rb") as stream:
+        parts = [bytes.fromhex(_md5(octets)[0]) for octets in _cut(stream, piece.size, _part_size(piece.size))]
+    return f"{_md5(b''.join(parts))[0]}-{len(parts)}"
+
+
+def _encrypted(answer: Any) -> bool:
+    return str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
+
+
+def _same(tag: str, digest: str, what: str) -> None:
+    """Whether the store got the part that was sent, where it says so by an MD5."""
+    said = tag.strip('"')
+    if re.fullmatch("[0-9a-f]{32}", said) and said != digest:
+        raise TryAgain(f"{what} arrived with the MD5 {said}, not {digest}")

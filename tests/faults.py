@@ -1,0 +1,118 @@
+"""A way to a real server on loopback on which things go wrong: cut, refused, silent, in the middle of a body."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+
+@dataclass
+class Fault:
+    """What happens to requests like `match` (`PUT /a/b`), when half of the body has passed, so many `times`.
+
+    Args:
+        does: "cut" the line, answer a number such as "503", be "silent", or "slow" from then on.
+        seen: is called when it happens.
+    """
+
+    match: str
+    does: str
+    times: int = 1 << 30
+    seen: Callable[[], None] | None = None
+
+
+class Line:
+    """The way: `port` is its near end."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server = server_port
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.over = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        with near, suppress(OSError), near.makefile("rb") as stream:
+            head = b"".join(iter(stream.readline, b"\r\n"))
+            if not head:
+                return
+            asked = head.split(b" HTTP/")[0].decode()
+            self.requests.append(asked)
+            fault = next((one for one in self.faults if one.times > 0 and re.search(one.match, asked)), None)
+            length = int((re.search(rb"(?i)\r\ncontent-length: *(\d+)", head) or [b"", b"0"])[1])
+            head = re.sub(rb"(?i)\r\n(connection|expect):[^\r]*", b"", head) + b"Connection: close\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", self._server)) as far:
+                far.sendall(head)
+                if fault:
+                    _pass(stream, far, length // 2)
+                    fault.times -= 1
+                    if fault.seen:
+                        fault.seen()
+                    if not self._goes_on(fault, near):
+                        return
+                    length -= length // 2
+                    if fault.does == "slow":
+                        self._crawl(stream, far, length)
+                        length = 0
+                _pass(stream, far, length)
+                while octets := far.recv(1 << 16):
+                    near.sendall(octets)
+
+    def _goes_on(self, fault: Fault, near: socket.socket) -> bool:
+        if fault.does == "silent":
+            self.over.wait(60)
+        elif fault.does.isdecimal():
+            near.sendall(f"HTTP/1.1 {fault.does} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            near.shutdown(socket.SHUT_WR)
+            with suppress(OSError):
+                while near.recv(1 << 16):  # else what is unread makes a reset of the answer
+                    pass
+        return fault.does == "slow"
+
+    def _crawl(self, stream: BinaryIO, far: socket.socket, length: int) -> None:
+        for _ in range(20):
+            _pass(stream, far, min(length, 4096))
+            length -= min(length, 4096)
+            self.over.wait(0.05)
+        _pass(stream, far, length)
+
+
+def _pass(stream: BinaryIO, far: socket.socket, length: int) -> None:
+    while length > 0 and (octets := stream.read(min(length, 1 << 16))):
+        far.sendall(octets)
+        length -= len(octets)
+
+
+@contextmanager
+def line(server_port: int) -> Iterator[Line]:
+    """The way to a server on this port, until the block ends."""
+    opened = Line(server_port)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
