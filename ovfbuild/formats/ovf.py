@@ -104,6 +104,17 @@ def document(octets: bytes) -> Element:
     return _tree(octets, comments=True)
 
 
+def elements(root: Element) -> Iterator[Element]:
+    """Every element, a vbox:Machine too, but none inside it: VirtualBox's own bear OVF's namespace there."""
+    open_ = [root]
+    while open_:
+        element = open_.pop()
+        if isinstance(element.tag, str):
+            yield element
+        if element.tag != f"{{{VBOX}}}Machine":
+            open_.extend(reversed(element))
+
+
 def serialized(root: Element) -> bytes:
     """The document that a root is of, in UTF-8."""
     text = etree.tostring(root.getroottree(), encoding="UTF-8", xml_declaration=False)

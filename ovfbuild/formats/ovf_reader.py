@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ovfbuild.errors import FileError
 from ovfbuild.formats import envelope as model
 from ovfbuild.formats.fault import Fault
-from ovfbuild.formats.ovf import OVF, OVF_2, RASD, VBOX, VMW, VSSD, Element, as_utf8, tree
-from ovfbuild.formats.ovf_values import RASD_NAMES, SEE, Values, attribute, line_of, name_of
+from ovfbuild.formats.ovf import OVF, OVF_2, RASD, VBOX, VMW, VSSD, Element, as_utf8, elements, tree
+from ovfbuild.formats.ovf_values import RASD_NAMES, SEE, Values, line_of, name_of
 
 _MACHINE = f"{{{VBOX}}}Machine"
 _CIM_OF_2 = ("CIM_StorageAllocationSettingData", "CIM_EthernetPortAllocationSettingData")
@@ -67,13 +67,15 @@ def read(octets: bytes) -> Reading:
         shown = "UTF-8 with a byte order mark" if encoding == "utf-8-sig" else encoding
         faults.append(Fault("descriptor-encoding", f"it is {shown}", 1))
     root = tree(text)
-    prefix = root.prefix
+    own = (one for one in elements(root) if str(one.tag).startswith((f"{{{OVF}}}", f"{{{OVF_2}}}")))
+    prefixed = next((one for one in own if one.prefix), None)
+    prefix, at = (prefixed.prefix, line_of(prefixed)) if prefixed is not None else (None, 0)
     if root.tag == f"{{{OVF_2}}}Envelope":
         faults.append(Fault("descriptor-version", "an Envelope of OVF 2.0", root.sourceline or 1))
         _as_ovf_1(root)
     _judge_root(root)
     if prefix:
-        faults.append(Fault("descriptor-prefix", f"elements of OVF have the prefix {prefix}", root.sourceline or 1))
+        faults.append(Fault("descriptor-prefix", f"elements of OVF have the prefix {prefix}", at or 1))
     reading = _read(root)
     return Reading(reading.envelopes, (*faults, *reading.faults, *_order(root)))
 
@@ -88,7 +90,7 @@ def _judge_root(root: Element) -> None:
     if root.tag == f"{{{OVF_2}}}Envelope":
         raise _error(root, "an Envelope of OVF 2.0", "VMware and virt-v2v read OVF 1.1 only; export as that")
     if root.tag != f"{{{OVF}}}Envelope":
-        raise _error(root, f"the root is {name_of(root)}", f"it must be Envelope of the namespace {OVF}")
+        raise _error(root, f"the root is {name_of(root)[:200]}", f"it must be Envelope of the namespace {OVF}")
 
 
 def _as_ovf_1(root: Element) -> None:
@@ -172,9 +174,9 @@ class _Reader(Values):
             line=line_of(element),
             id=self.need(element, "id"),
             href=self.need(element, "href"),
-            size=self.maybe_number(element, "size", attribute(element, "size")),
-            compression=attribute(element, "compression"),
-            chunk_size=self.maybe_number(element, "chunkSize", attribute(element, "chunkSize")),
+            size=self.maybe_number(element, "size", self.get(element, "size")),
+            compression=self.get(element, "compression"),
+            chunk_size=self.maybe_number(element, "chunkSize", self.get(element, "chunkSize")),
         )
 
     def _disk_section(self, element: Element) -> model.DiskSection:
@@ -186,11 +188,11 @@ class _Reader(Values):
             line=line_of(element),
             disk_id=self.need(element, "diskId"),
             capacity=self.number(element, "capacity", self.need(element, "capacity")),
-            capacity_allocation_units=attribute(element, "capacityAllocationUnits"),
-            file_ref=attribute(element, "fileRef"),
-            format=attribute(element, "format"),
-            populated_size=self.maybe_number(element, "populatedSize", attribute(element, "populatedSize")),
-            vbox_uuid=attribute(element, "uuid", VBOX),
+            capacity_allocation_units=self.get(element, "capacityAllocationUnits"),
+            file_ref=self.get(element, "fileRef"),
+            format=self.get(element, "format"),
+            populated_size=self.maybe_number(element, "populatedSize", self.get(element, "populatedSize")),
+            vbox_uuid=self.get(element, "uuid", VBOX),
         )
 
     def _network_section(self, element: Element) -> model.NetworkSection:
@@ -203,7 +205,7 @@ class _Reader(Values):
         return model.DeploymentOptionSection(found, self.needed(element, "Info"), line_of(element))
 
     def _configuration(self, element: Element) -> model.Configuration:
-        default = self.boolean(element, "default", attribute(element, "default"), False)
+        default = self.boolean(element, "default", self.get(element, "default"), False)
         label, description = self.needed(element, "Label"), self.needed(element, "Description")
         return model.Configuration(self.need(element, "id"), label, description, default)
 
@@ -235,8 +237,8 @@ class _Reader(Values):
         return model.OperatingSystemSection(
             line=line_of(element),
             id=self.number(element, "id", self.need(element, "id")),
-            version=attribute(element, "version"),
-            os_type=attribute(element, "osType", VMW),
+            version=self.get(element, "version"),
+            os_type=self.get(element, "osType", VMW),
             description=self.text(element, "Description"),
             info=self.needed(element, "Info"),
         )
@@ -249,7 +251,7 @@ class _Reader(Values):
             items=self.all(element, "Item", self._item),
             configs=tuple(self._configs(element, "Config")),
             extra_configs=tuple(self._configs(element, "ExtraConfig")),
-            transport=tuple((attribute(element, "transport") or "").split()),
+            transport=tuple((self.get(element, "transport") or "").split()),
             info=self.needed(element, "Info"),
         )
 
@@ -300,8 +302,8 @@ class _Reader(Values):
             virtual_quantity=self.maybe_number(element, "VirtualQuantity", text("VirtualQuantity")),
             cores_per_socket=self.maybe_number(element, "CoresPerSocket", cores),
             required=self.required(element),
-            bound=attribute(element, "bound"),
-            configuration=attribute(element, "configuration"),
+            bound=self.get(element, "bound"),
+            configuration=self.get(element, "configuration"),
             configs=tuple(self._configs(element, "Config")),
         )
 
@@ -321,8 +323,8 @@ class _Reader(Values):
             vendor_url=self.text(element, "VendorUrl"),
             icon=self.maybe(element, "Icon", self._icon),
             properties=tuple(self._properties(element)),
-            class_=attribute(element, "class"),
-            instance=attribute(element, "instance"),
+            class_=self.get(element, "class"),
+            instance=self.get(element, "instance"),
             required=self.required(element),
             info=self.needed(element, "Info"),
         )
@@ -342,14 +344,14 @@ class _Reader(Values):
 
     def _property(self, element: Element, category: str | None) -> model.Property:
         self.note(element, frozenset({"Label", "Description"}))
-        configurable = attribute(element, "userConfigurable")
+        configurable = self.get(element, "userConfigurable")
         return model.Property(
             key=self.need(element, "key"),
             type=self.need(element, "type"),
-            value=attribute(element, "value"),
+            value=self.get(element, "value"),
             user_configurable=self.boolean(element, "userConfigurable", configurable, False),
-            password=self.boolean(element, "password", attribute(element, "password"), False),
-            qualifiers=attribute(element, "qualifiers"),
+            password=self.boolean(element, "password", self.get(element, "password"), False),
+            qualifiers=self.get(element, "qualifiers"),
             category=category,
             label=self.text(element, "Label"),
             description=self.text(element, "Description"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from xml.sax.saxutils import quoteattr
 
+from ovfbuild.errors import FileError
 from ovfbuild.formats.envelope import MEBIBYTE, STREAM_OPTIMIZED
-from ovfbuild.formats.ovf import RASD, VBOX, VMW, VSSD, Element, as_utf8, document, serialized
+from ovfbuild.formats.ovf import RASD, VBOX, VMW, VSSD, Element, as_utf8, document, elements, serialized
 
 _MIB = 1 << 20
 _MEMORY, _IDE, _DISK = "4", "5", "17"
@@ -43,13 +45,13 @@ class DiskFacts:
 def repaired(octets: bytes, files: Mapping[str, FileFacts], disks: Mapping[str, DiskFacts]) -> bytes:
     """The descriptor, mended; the same bytes if there was nothing to mend.
 
-    `files` are known by their href, `disks` by their diskId. Raises FileError for what `ovf.tree` refuses.
+    `files` are known by their href, `disks` by their diskId. Raises FileError for what `ovf.tree` refuses, and where
+    the prefix `ovf` means another namespace within.
     """
     text, encoding = as_utf8(octets)
     root = document(text)
     before = serialized(root)
-    _Repair(root, files, disks).all()
-    after = serialized(root)
+    after = serialized(_Repair(_prefixed(root), files, disks).all())
     return octets if after == before and encoding == "utf-8" else after
 
 
@@ -62,7 +64,7 @@ class _Repair:
         self._disks = disks
         self._ovf = str(root.tag).rpartition("}")[0] + "}"
 
-    def all(self) -> None:
+    def all(self) -> Element:
         for file in self._every("File"):
             self._file(file)
         for disk in self._every("Disk"):
@@ -73,9 +75,10 @@ class _Repair:
             self._item(item)
         self._optional()
         self._order()
+        return self._root
 
     def _every(self, name: str) -> list[Element]:
-        return list(self._root.iter(f"{self._ovf}{name}"))
+        return [one for one in elements(self._root) if one.tag == f"{self._ovf}{name}"]
 
     def _get(self, element: Element, name: str) -> str | None:
         value = element.get(f"{self._ovf}{name}")
@@ -142,7 +145,7 @@ class _Repair:
 
     def _optional(self) -> None:
         """Marks what only some know as what may be skipped; of OVF's own, and of CIM's, nothing."""
-        for element in list(self._root.iter()):
+        for element in list(elements(self._root)):
             tag, parent = str(element.tag), element.getparent()
             if not tag.startswith("{") or tag.startswith((self._ovf, f"{{{RASD}}}", f"{{{VSSD}}}")):
                 continue
@@ -162,6 +165,29 @@ class _Repair:
             ordered = sorted(inside, key=lambda child: str(child.tag))
             if inside != ordered:
                 item[:] = [*ordered, *others]
+
+
+def _prefixed(root: Element) -> Element:
+    """The root with OVF's namespace as the default one, and OVF's attributes with `ovf:`; itself, if it was so."""
+    namespace = str(root.tag).rpartition("}")[0][1:]
+    for one in root.iter("*"):
+        if one.nsmap.get("ovf", namespace) != namespace:
+            text = f"descriptor, line {one.sourceline}: the prefix ovf stands for another namespace here"
+            raise FileError(text, "give it one meaning in all of the descriptor")
+    own = [one for one in elements(root) if str(one.tag).startswith(f"{{{namespace}}}")]
+    for one in own:
+        for name in [str(name) for name in one.attrib if not str(name).startswith("{")]:
+            one.set(f"{{{namespace}}}{name}", one.attrib.pop(name))
+    if root.nsmap.get("ovf") == namespace and all(one.prefix is None for one in own):
+        return root
+    # The default one is declared first: elements take the first, attributes the first that has a prefix.
+    names = {"xmlns": namespace, "xmlns:ovf": namespace}
+    names |= {f"xmlns:{prefix}": uri for prefix, uri in root.nsmap.items() if prefix not in (None, "ovf")}
+    new = document(f"<Envelope {' '.join(f'{name}={quoteattr(uri)}' for name, uri in names.items())}/>".encode())
+    for name, value in root.attrib.items():
+        new.set(name, value)
+    new.text, new[:] = root.text, root[:]
+    return new
 
 
 def _text(item: Element, name: str) -> str:

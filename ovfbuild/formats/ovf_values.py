@@ -49,10 +49,6 @@ def line_of(element: Element) -> int:
     return element.sourceline or 0
 
 
-def attribute(element: Element, name: str, namespace: str = OVF) -> str | None:
-    return element.get(f"{{{namespace}}}{name}")
-
-
 class Values:
     """Collects what no model is there for, and what is wrong, while it reads the rest."""
 
@@ -66,12 +62,16 @@ class Values:
         if len(self.faults) < _MOST_FAULTS:
             self.faults.append(Fault(rule, what[:300], line_of(element), hint))
 
-    def need(self, element: Element, name: str, namespace: str = OVF) -> str:
-        value = attribute(element, name, namespace)
-        if value is None and element.get(name) is not None:
+    def get(self, element: Element, name: str, namespace: str = OVF) -> str | None:
+        """An attribute, though it may lack its prefix."""
+        value = element.get(f"{{{namespace}}}{name}")
+        if value is None and (value := element.get(name)) is not None:
             text = f"{name_of(element)} has the attribute {name} without a prefix"
             self.fault(element, text, rule="descriptor-prefix")
-            value = element.get(name)
+        return value
+
+    def need(self, element: Element, name: str, namespace: str = OVF) -> str:
+        value = self.get(element, name, namespace)
         if value is None:
             self.fault(element, f"{name_of(element)} lacks the attribute {name}")
         return value or ""
@@ -112,7 +112,7 @@ class Values:
         return _BOOLEANS.get(text.strip(), default)
 
     def required(self, element: Element) -> bool:
-        return self.boolean(element, "required", attribute(element, "required"), True)
+        return self.boolean(element, "required", self.get(element, "required"), True)
 
     def note(self, element: Element, known: frozenset[str]) -> None:
         """Lists those children that are not `known`, nor of CIM's own."""

@@ -227,6 +227,8 @@ def dump_descriptor(capacity_sectors: int, name: str, cid: int) -> bytes:
 
 _PAIR = re.compile(r"([A-Za-z][A-Za-z0-9_.]*)\s*=\s*(?:\"([^\"]*)\"|(\S*))\s*")
 _EXTENT = re.compile(r"(?:RW|RDONLY)\s+([0-9]{1,19})\s+SPARSE\s+\"([^\"]*)\"\s*")
+FIRST_LINE = re.compile(b"# Disk Descriptor ?File")
+"""VirtualBox: “descriptor does not start as expected” (VERR_VD_VMDK_INVALID_HEADER, measured, 7.2)."""
 _CID = re.compile(r"[0-9a-fA-F]{1,8}")
 
 

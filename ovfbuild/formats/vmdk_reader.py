@@ -257,6 +257,9 @@ class _Walker:
             self._mind("disk-descriptor", f"{length} sectors of disk descriptor at sector {begin} cannot be", 0)
             return
         octets = self._read(begin * SECTOR, length * SECTOR, "the disk descriptor")
+        if layout.FIRST_LINE.match(octets) is None:
+            text = f"the disk descriptor begins with {octets[:20]!r}"
+            self._mind("disk-descriptor-begin", text, begin * SECTOR)
         try:
             descriptor = layout.parse_descriptor(octets, self._name)
         except FileError as error:

@@ -13,7 +13,7 @@ _CPU, _MEMORY, _IDE, _SCSI, _NIC, _CDROM, _DISK, _SATA = 3, 4, 5, 6, 10, 15, 17,
 _VIRTUALBOX_KNOWS = {3, 4, 5, 6, 10, 14, 15, 17, 20, 23, 35}
 """ResourceTypes that VirtualBox's ovfreader.cpp reads; any other must be optional."""
 _VIRTUALBOX_MEMORY = {"MegaBytes", "MB", "byte * 2^20", "GigaBytes", "GB", "byte * 2^30"}
-_MOST = ((_IDE, 2), (_SCSI, 1), (_SATA, 1))
+_MOST_IDE = 2
 _DEEPEST = 64
 """Items on items: no machine has more."""
 HOST_RESOURCE = re.compile(r"(?:ovf:/|ovf:/?/|/)disk/(.+)")
@@ -37,6 +37,7 @@ def judge(envelope: Envelope) -> Iterator[Finding]:
     yield from _controllers(envelope)
     networks = envelope.network_section.networks if envelope.network_section else ()
     disks = envelope.disk_section.disks if envelope.disk_section else ()
+    names, disk_ids = {network.name for network in networks}, {disk.disk_id for disk in disks}
     for item in items:
         if item.resource_type not in _VIRTUALBOX_KNOWS and item.required:
             text = f'ResourceType {item.resource_type} needs ovf:required="false"'
@@ -44,11 +45,11 @@ def judge(envelope: Envelope) -> Iterator[Finding]:
         if item.bound:
             yield _about(item, "item-variants", "ovf:bound is read as further hardware")
         if item.resource_type == _DISK:
-            yield from _disk(item, {disk.disk_id for disk in disks})
+            yield from _disk(item, disk_ids)
         elif item.resource_type == _CDROM and "/file/" in (item.host_resource or ""):
             yield _about(item, "cd-file", f"{item.host_resource} is in the drive")
         elif item.resource_type == _NIC:
-            yield from _nic(item, {network.name for network in networks})
+            yield from _nic(item, names)
 
 
 def _tree(envelope: Envelope) -> Iterator[Finding]:
@@ -98,16 +99,15 @@ def _amounts(envelope: Envelope) -> Iterator[Finding]:
 
 def _controllers(envelope: Envelope) -> Iterator[Finding]:
     hardware = envelope.virtual_system.hardware
-    for kind, most in _MOST:
-        if sum(item.resource_type == kind for item in hardware.items) > most:
-            text = f"more than {most} controllers of ResourceType {kind}"
-            yield Finding("controllers", "VirtualHardwareSection", text, line=hardware.line)
+    ide = [item for item in hardware.items if item.resource_type == _IDE]
+    for item in ide[_MOST_IDE:]:
+        yield _about(item, "controllers", f"it is one IDE controller of {len(ide)}")
     scsi = {item.instance_id for item in hardware.items if item.resource_type == _SCSI}
     for item in hardware.items:
         model = (item.resource_sub_type or "").lower()
         if item.resource_type == _SATA and not model:
             yield _about(item, "sata-subtype", "a controller of type 20 needs a subtype")
-        if item.resource_type == _SATA and "nvme" in model:
+        if _nvme(item):
             yield _about(item, "nvme", f"the controller is {item.resource_sub_type}")
         if item.resource_type == _SCSI and model == "virtualscsi":
             yield _about(item, "scsi-model", f"the controller is {item.resource_sub_type}")
@@ -115,6 +115,10 @@ def _controllers(envelope: Envelope) -> Iterator[Finding]:
             yield _about(item, "ide-subtype", "the subtype PIIX4 is VirtualBox's own")
         if item.parent in scsi and item.address_on_parent == "7":
             yield _about(item, "scsi-unit-7", "unit 7 is the SCSI controller itself")
+
+
+def _nvme(item: Item) -> bool:
+    return item.resource_type == _SATA and "nvme" in (item.resource_sub_type or "").lower()
 
 
 def _disk(item: Item, disks: set[str]) -> Iterator[Finding]:
@@ -133,8 +137,8 @@ def _nic(item: Item, networks: set[str]) -> Iterator[Finding]:
         yield _about(item, "connection", f"{item.connection!r} is no network")
     only = _NICS.get((item.resource_sub_type or "").lower(), ("virtualbox", "proxmox"))
     if only:
-        model = item.resource_sub_type or "a card of no ResourceSubType"
-        text = f"{model} is not known everywhere, where it isn't another model takes its place"
+        model = item.resource_sub_type or "not said"
+        text = f"the model is {model}: where it is not known another one takes its place"
         yield _about(item, "nic-model", text, only)
 
 

@@ -17,7 +17,7 @@ from ovfbuild.formats.fault import Hostile
 from ovfbuild.formats.ova import Member
 from ovfbuild.progress import Progress
 from ovfbuild.verify import rules
-from ovfbuild.verify.package import UNCOMPRESSED, Package
+from ovfbuild.verify.package import UNCOMPRESSED, Package, StoredDisk
 from ovfbuild.verify.verdict import Finding, Verdict
 
 _PIECE = 1 << 20
@@ -161,9 +161,13 @@ def _narrow(package: Package) -> Iterator[Finding]:
 
 
 def _judge_disks(package: Package) -> Iterator[Finding]:
-    """Each disk, marker by marker; what the descriptor says of it beside what it is."""
+    """Each file once, marker by marker; what the descriptor says of each disk beside what it is."""
+    surveys: dict[str, vmdk_reader.Survey] = {}
     for packed in package.stored_disks:
         name, how = packed.file.href, packed.file.compression
+        if name in surveys:
+            yield from _beside(package, packed, surveys[name])
+            continue
         if how != "gzip" and how not in UNCOMPRESSED:
             yield Finding("disk-unread", name, f"it is compressed with {how}")
             continue
@@ -175,8 +179,15 @@ def _judge_disks(package: Package) -> Iterator[Finding]:
         except FileError as error:
             yield Finding("disk-damaged", name, error.message.removeprefix(f"{name}: "))
             continue
+        surveys[name] = seen
         for fault in seen.faults:
             yield Finding(fault.rule, name, fault.text)
-        if seen.capacity is not None:
-            told = rules.judge_disk(packed.disk, name, seen.capacity, seen.populated_size)
-            yield from _in_descriptor(package, told)
+        yield from _beside(package, packed, seen)
+
+
+def _beside(package: Package, packed: StoredDisk, seen: vmdk_reader.Survey) -> Iterator[Finding]:
+    """What the DiskSection says of a disk, beside what its file was found to be."""
+    if seen.capacity is not None:
+        name = packed.file.href
+        told = rules.judge_disk(packed.disk, name, seen.capacity, seen.populated_size)
+        yield from _in_descriptor(package, told)

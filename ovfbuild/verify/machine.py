@@ -108,6 +108,8 @@ def _vbox(envelope: Envelope) -> Iterator[Finding]:
     if described is None:
         return
     yield Finding("vbox-machine", "vbox:Machine", "VirtualBox reads nothing else", line=described.line)
+    if not described.get("uuid") or not described.get("name"):
+        yield Finding("vbox-attributes", "vbox:Machine", "it lacks its uuid or name", line=described.line)
     section = envelope.disk_section
     known = {(disk.vbox_uuid or "").strip("{}").lower() for disk in (section.disks if section else ())}
     attached = (

@@ -71,7 +71,8 @@ def write(package: Package, before: Verdict, target: Path) -> tuple[str, ...]:
         FileError: the descriptor can't be read, or two files would bear one name.
     """
     names = _names(package)
-    surveys = {member.name: _survey(package, member) for _, member in package.disks}
+    members = {member.name: member for _, member in package.disks}
+    surveys = {name: _survey(package, member) for name, member in members.items()}
     sources = [_source(member, names[member.name], surveys.get(member.name)) for member in _files(package)]
     text = repaired(
         package.descriptor,

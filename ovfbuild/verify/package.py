@@ -23,6 +23,7 @@ from ovfbuild.verify.rules import pieces_of
 from ovfbuild.verify.verdict import Finding
 
 _TEXTS = (".mf", ".cert")
+_MOST_ITEMS = 20_000
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://")
 
 
@@ -173,10 +174,11 @@ def _open_folder(path: Path) -> Package:
     envelopes, faults = _read(text)
     stem = path.name.removesuffix(".ovf")
     beside = [f"{stem}{end}" for end in _TEXTS]
-    for href in _hrefs(envelopes):
+    chunked = {file.href for file in envelopes[0].files if file.chunk_size} if envelopes else set()
+    for href in dict.fromkeys(_hrefs(envelopes)):
         _refuse_escape(href, path)
         beside.append(href)
-        if any(file.chunk_size for file in envelopes[0].files if file.href == href):
+        if href in chunked:
             beside += sorted(one.name for one in path.parent.glob(f"{glob.escape(href)}.[0-9]*"))
     members = [descriptor, *_beside(path.parent, beside)]
     return Package(path, tuple(members), text, envelopes, tuple(_found(f, path.name, path.name) for f in faults), True)
@@ -219,7 +221,23 @@ def _read(text: bytes) -> tuple[tuple[Envelope, ...], tuple[Fault, ...]]:
         rule = "descriptor-root" if "the root is" in error.message else "descriptor-xml"
         line = int(where[1]) if where else 0
         return (), (Fault(rule, error.message[where.end() if where else 0 :], line, error.hint),)
+    _refuse_masses(reading.envelopes)
     return reading.envelopes, reading.faults
+
+
+def _refuse_masses(envelopes: tuple[Envelope, ...]) -> None:
+    """Hostile for a descriptor whose only use is to keep its reader busy."""
+    section = envelopes[0].disk_section
+    items = sum(len(one.virtual_system.hardware.items) for one in envelopes)
+    counted = (
+        (len(envelopes[0].files), "files", ova_reader.MOST_ENTRIES),
+        (len(section.disks) if section else 0, "disks", ova_reader.MOST_ENTRIES),
+        (len(envelopes), "machines", ova_reader.MOST_ENTRIES),
+        (items, "items", _MOST_ITEMS),
+    )
+    for count, what, most in counted:
+        if count > most:
+            raise Hostile(f"the descriptor names {count} {what}", "that is no appliance")
 
 
 def _found(fault: Fault, member: str, place: str) -> Finding:

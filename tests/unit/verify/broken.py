@@ -109,9 +109,11 @@ def two_disks() -> Kit:
     return text("</VirtualHardwareSection>", drive, kits)
 
 
-def machine(uuid: str) -> Kit:
+def machine(uuid: str, attributes: str = 'uuid="{1}" name="a" version="1.19-linux" OSType="Debian_64"') -> Kit:
     inside = f'<AttachedDevice type="HardDisk"><Image uuid="{uuid}"/></AttachedDevice>'
-    element = f'<vbox:Machine xmlns:vbox="http://www.virtualbox.org/ovf/machine" ovf:required="false">{inside}'
+    element = (
+        f'<vbox:Machine xmlns:vbox="http://www.virtualbox.org/ovf/machine" ovf:required="false" {attributes}>{inside}'
+    )
     known = text('ovf:diskId="vmdisk1"', 'ovf:diskId="vmdisk1" vbox:uuid="1"')
     known = text("<Envelope ", '<Envelope xmlns:vbox="http://www.virtualbox.org/ovf/machine" ', known)
     return text("</VirtualHardwareSection>", f"</VirtualHardwareSection>{element}</vbox:Machine>", known)
@@ -204,6 +206,7 @@ DISK: dict[str, Callable[[], Kit]] = {
     "disk-format": lambda: disk(b"QFI\xfb".ljust(7168, b"\0")),
     "disk-subformat": lambda: disk(stream(ONE, header={"version": 1})),
     "disk-header": lambda: disk(stream(ONE, header={"newline_test": b"\n \n\n"})),
+    "disk-descriptor-begin": lambda: other_disk(lambda octets: octets.replace(b"# Disk", b"# Risk")),
     "disk-descriptor": lambda: other_disk(lambda octets: octets.replace(b"CID=1", b"CAD=1")),
     "disk-order": lambda: disk(stream((3, b"\1" * 65536), ONE)),
     "disk-no-end": lambda: other_disk(lambda octets: octets[:-512]),
@@ -228,6 +231,7 @@ SYSTEM: dict[str, Callable[[], Kit]] = {
     "os-type-new": lambda: text("debian10_64Guest", "debian12_64Guest"),
     "firmware": lambda: in_hardware(CONFIG),
     "vbox-machine": lambda: machine("{1}"),
+    "vbox-attributes": lambda: machine("{1}", ""),
     "vbox-images": lambda: machine("{2}"),
     "transport-cdrom": lambda: without('<Item ovf:required="false">.*?</Item>'),
     "product-class": lambda: text("<ProductSection>", '<ProductSection ovf:class="com.example">'),
@@ -242,7 +246,7 @@ HARDWARE: dict[str, Callable[[], Kit]] = {
     "one-of-each": lambda: item("VirtualQuantity=4", kind=3),
     "memory-units": lambda: text("<rasd:AllocationUnits>byte * 2^20<", "<rasd:AllocationUnits>byte * 2^10<"),
     "memory-units-old": lambda: text("<rasd:AllocationUnits>byte * 2^20<", "<rasd:AllocationUnits>MegaBytes<"),
-    "controllers": lambda: item("ResourceSubType=AHCI", kind=20),
+    "controllers": lambda: text("</VirtualHardwareSection>", THIRD_IDE, item(kind=5)),
     "sata-subtype": lambda: without("<rasd:ResourceSubType>vmware.sata.ahci</rasd:ResourceSubType>"),
     "ide-subtype": lambda: text(
         "<rasd:ResourceType>5<", "<rasd:ResourceSubType>PIIX4</rasd:ResourceSubType><rasd:ResourceType>5<"
@@ -259,6 +263,10 @@ HARDWARE: dict[str, Callable[[], Kit]] = {
     "connection": lambda: text("<rasd:Connection>VM Network<", "<rasd:Connection>LAN<"),
     "nic-model": lambda: text("<rasd:ResourceSubType>E1000<", "<rasd:ResourceSubType>VmxNet3<"),
 }
+THIRD_IDE = (
+    "<Item><rasd:ElementName>IDE 2</rasd:ElementName><rasd:InstanceID>9</rasd:InstanceID>"
+    "<rasd:ResourceType>5</rasd:ResourceType></Item></VirtualHardwareSection>"
+)
 TAPE = (
     "<Item><rasd:AddressOnParent>7</rasd:AddressOnParent><rasd:ElementName>tape</rasd:ElementName>"
     "<rasd:InstanceID>9</rasd:InstanceID><rasd:Parent>8</rasd:Parent><rasd:ResourceType>16</rasd:ResourceType></Item>"

@@ -152,8 +152,17 @@ def stream(
 
     `header` are fields of the header that are other than they should be, and so other than the footer's.
     """
-    text = f'CID=1\nparentCID=ffffffff\ncreateType="streamOptimized"\nRW {capacity // 512} SPARSE "x"\n'
-    text += 'ddb.adapterType = "lsilogic"\n'
+    text = f"""# Disk DescriptorFile
+version=1
+CID=1
+parentCID=ffffffff
+createType="streamOptimized"
+RW {capacity // 512} SPARSE "x"
+ddb.adapterType = "lsilogic"
+ddb.geometry.cylinders = "1"
+ddb.geometry.heads = "255"
+ddb.geometry.sectors = "63"
+"""
     right = layout.Header(capacity // 512, layout.DIRECTORY_AT_END, overhead=2, descriptor=1, descriptor_sectors=1)
     out = bytearray(1024)
     entries, tables = [0] * layout.TABLE_ENTRIES, layout.tables_of(capacity // 512)
