@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import resources
 
 from lxml import etree
@@ -81,13 +82,18 @@ def validate(octets: bytes) -> list[str]:
 
     Empty if nothing is. Raises FileError for what `tree` refuses.
     """
-    grammar = resources.files("ovfbuild.descriptors").joinpath("envelope.rng").read_bytes()
-    schema = etree.RelaxNG(etree.fromstring(grammar))
+    schema = _schema()
     if schema.validate(tree(octets)):
         return []
     # libxml2 gives line 0 to what it says about attributes, and then says it again with the line.
     problems = [f"line {entry.line}: {entry.message}" for entry in schema.error_log if entry.line]
     return list(dict.fromkeys(problems)) or ["line 1: no descriptor of OVF 1.1"]
+
+
+@cache
+def _schema() -> etree.RelaxNG:
+    grammar = resources.files("ovfbuild.descriptors").joinpath("envelope.rng").read_bytes()
+    return etree.RelaxNG(etree.fromstring(grammar))
 
 
 def tree(octets: bytes) -> Element:

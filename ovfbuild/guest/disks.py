@@ -64,4 +64,13 @@ def fstab_line(found: dict[str, str], path: str, grow: bool) -> str:
     return "UUID=%s %s %s %s 0 2\n" % (found["UUID"], path, found["TYPE"], OPTIONS + (GROW if grow else ""))
 
 
+def unmounted(root: str = "") -> list[str]:
+    """Of the folders that this step has put into fstab, those where nothing is mounted now."""
+    with open(root + "/etc/fstab", encoding="utf-8") as stream:
+        lines = [line.split() for line in stream if not line.startswith("#")]
+    with open(root + "/proc/self/mounts", encoding="utf-8") as stream:
+        mounted = {line.split()[1] for line in stream}
+    return [words[1] for words in lines if len(words) == 6 and OPTIONS in words[3] and words[1] not in mounted]
+
+
 STEPS: dict[str, Callable[[dict[str, Any], Guest], None]] = {"disks": mount_disks}

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from ovfbuild.guest import witness_signs
+from ovfbuild.guest import disks, witness_signs
 from ovfbuild.guest.report import Port
 from ovfbuild.guest.witness_signs import ask
 
@@ -77,6 +77,7 @@ def main(argv: list[str]) -> int:
         addresses=ask("hostname", "--all-ip-addresses").split(),
         failed_units=[line.split()[0] for line in failed if line.strip()],
         identity=identity(argv[0]),
+        unmounted=disks.unmounted(),
         uptime=ask("cat", "/proc/uptime").split()[:1],
     )
     witness_signs.watch(agent["signs"] if agent else [], port.tell)

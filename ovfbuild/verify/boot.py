@@ -131,6 +131,11 @@ def boot(
             f"the appliance booted, but cloud-init failed: {'; '.join(map(str, status.get('errors') or ['?']))}",
             "see the console log",
         )
+    if lost := ears.answer.get("unmounted"):
+        raise VerificationError(
+            f"the appliance booted, but has no disk at {', '.join(map(str, lost))}",
+            "the console log may say why; see [[disks]] in appliance.toml(5)",
+        )
     answer = Answer(
         machine_id=str(ears.answer.get("machine_id")),
         hostname=str(ears.answer.get("hostname")),

@@ -120,6 +120,28 @@ def test_what_makes_a_new_disk_and_what_does_not(shop: Shop) -> None:
     assert built(f"serial = true\n{script}")
 
 
+def test_a_disk_beside_it_comes_back_from_the_build_vm(shop: Shop, needs: Callable[..., None]) -> None:
+    """One that is mounted is built, and is in the cache with the first; one that is not needs no VM."""
+    needs("tar", "mke2fs", "e2fsck")
+    mounted = '[[disks]]\nsize = "64 MiB"\nlabel = "data"\nmount = "/srv/data"\n'
+    path = shop.appliance(*SEALED, more=mounted)
+    first = shop.make(path)
+    assert first.returncode == 0, first.stderr
+    before = (shop.dist / "tiny-1.0.0.ova").read_bytes()
+    again = shop.make(path)
+    assert "boot the build VM" not in again.stderr
+    assert (shop.dist / "tiny-1.0.0.ova").read_bytes() == before
+    subprocess.run(["tar", "-xf", shop.dist / "tiny-1.0.0.ova", "-C", shop.folder], check=True)
+    raw = shop.folder / "data.raw"
+    vmdk = shop.folder / "tiny-1.0.0-disk2.vmdk"
+    subprocess.run(["qemu-img", "convert", "-f", "vmdk", "-O", "raw", vmdk, raw], check=True)
+    assert subprocess.run(["e2fsck", "-f", "-n", raw]).returncode == 0
+    beside = shop.make(shop.appliance(*SEALED, more=f'{mounted}[[disks]]\nsize = "1 GiB"\n'))
+    assert "boot the build VM" not in beside.stderr
+    larger = shop.make(shop.appliance(*SEALED, more=mounted.replace("64", "128")))
+    assert "boot the build VM" in larger.stderr
+
+
 def test_a_changed_image_makes_a_new_disk(shop: Shop) -> None:
     assert shop.make(shop.appliance(*SEALED)).returncode == 0
     done = shop.make(shop.appliance(tiny.console("other"), *SEALED))

@@ -57,3 +57,15 @@ def test_a_folder_with_files_is_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "a/b/c").touch()
     with pytest.raises(StepFailed, match="holds files already"):
         disks.make_place(str(tmp_path / "a/b"))
+
+
+def test_a_disk_that_is_missing_is_told(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "proc/self").mkdir(parents=True)
+    found = {"UUID": UUID, "TYPE": "ext4"}
+    lines = "".join(disks.fstab_line(found, path, True) for path in ("/srv/a", "/srv/b"))
+    (tmp_path / "etc/fstab").write_text(
+        f"# /etc/fstab\nLABEL=root / ext4 defaults 0 1\nLABEL=x /x ext4 nofail 0 2\n{lines}"
+    )
+    (tmp_path / "proc/self/mounts").write_text("/dev/sda1 / ext4 rw 0 0\n/dev/sdb /srv/b ext4 rw 0 0\n")
+    assert disks.unmounted(str(tmp_path)) == ["/srv/a"]
