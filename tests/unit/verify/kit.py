@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -190,9 +191,18 @@ def small() -> Kit:
     return Kit(text.replace(b'populatedSize="262144"', b'populatedSize="131072"'), {"a-disk1.vmdk": octets})
 
 
+def gzipped(octets: bytes | None = None) -> Kit:
+    """With its disk compressed once more, or with other bytes in its place."""
+    good = small()
+    packed = gzip.compress(good.files["a-disk1.vmdk"], mtime=0) if octets is None else octets
+    text = good.text.replace(b'ovf:href="a-disk1.vmdk"', b'ovf:compression="gzip" ovf:href="a-disk1.vmdk.gz"')
+    text = text.replace(b'ovf:size="7168"', b'ovf:size="%d"' % len(packed))
+    return replace(good, text=text, files={"a-disk1.vmdk.gz": packed})
+
+
 def seeds(target: str) -> list[bytes]:
     """What a fuzzer of that target begins with."""
-    kits = [small(), replace(small(), form=tarfile.PAX_FORMAT, fields={"mtime": 0.5})]
+    kits = [small(), replace(small(), form=tarfile.PAX_FORMAT, fields={"mtime": 0.5}), gzipped()]
     if target == "manifest":
         return [kits[0].right_manifest, b"SHA2-256(a)= 00\nSHA1 (b)=" + b"0" * 40]
     if target == "ovf":
