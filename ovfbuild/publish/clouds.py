@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any
 
 from ovfbuild.publish import http, s3
-from ovfbuild.publish.cloud import Cloud, Surroundings
+from ovfbuild.publish.cloud import Cloud, Surroundings, missing
 from ovfbuild.spec.targets import Target
 
-CLOUDS: Mapping[str, Callable[[Any, Surroundings], AbstractContextManager[Cloud]]] = {
+Connect = Callable[[Any, Surroundings], AbstractContextManager[Cloud]]
+
+
+def _extra(module: str, library: str, extra: str) -> Connect:
+    """The `connect` of a module whose library is an extra: loaded when it is needed, which may take a second."""
+
+    def connect(target: Any, around: Surroundings) -> AbstractContextManager[Cloud]:
+        try:
+            found = import_module(f"ovfbuild.publish.{module}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("ovfbuild"):
+                raise
+            raise missing(library, extra) from None
+        connected: AbstractContextManager[Cloud] = found.connect(target, around)
+        return connected
+
+    return connect
+
+
+CLOUDS: Mapping[str, Connect] = {
     "http": http.connect,
+    "openstack": _extra("openstack", "openstacksdk", "openstack"),
     "s3": s3.connect,
 }
 

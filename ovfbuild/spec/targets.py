@@ -112,6 +112,29 @@ class S3Target(Connected):
     """Where others read what lies under bucket and prefix, if not at the endpoint."""
 
 
+class OpenStackTarget(Target):
+    """A project of an OpenStack cloud: images in Glance. Who logs in, and where, stands in clouds.yaml."""
+
+    kind: Literal["openstack"]
+    """The kind of target."""
+    cloud: str | None = Field(None, examples=["lab"])
+    """The cloud's name in clouds.yaml; by default what OS_CLOUD or the other OS_ variables say."""
+    region: str | None = None
+    """The region, if clouds.yaml does not say which."""
+    disk_format: Literal["qcow2", "vmdk"] = "qcow2"
+    """qcow2 for KVM; vmdk, streamOptimized as it lies in the package, for a cloud on VMware."""
+    visibility: Literal["private", "shared", "community", "public"] = "private"
+    """Who sees the image."""
+    tags: tuple[str, ...] = ()
+    """Tags of the image."""
+    image_properties: dict[str, str] = Field(default_factory=dict, examples=[{"hw_disk_bus": "virtio"}])
+    """Image properties, beside and instead of those that the package comes to."""
+    upload: Literal["auto", "import", "direct"] = "auto"
+    """import: staged, then taken in by the cloud's own import (glance-direct); auto: wherever it is offered."""
+    old: Literal["remove", "hide"] = "remove"
+    """What --keep-old does to a version: hide leaves it to those who know its id."""
+
+
 def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
     """A mistake for every key that names a second place of the same secret."""
     found = [key for key in keys if key in table]
@@ -119,7 +142,7 @@ def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str
         yield key, f"stands beside {found[0]}; keep one of the two"
 
 
-_Any = HttpTarget | S3Target
+_Any = HttpTarget | OpenStackTarget | S3Target
 KINDS: Mapping[str, type[Target]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(_Any)}
 """The table of each kind."""
 

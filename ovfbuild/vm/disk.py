@@ -130,7 +130,7 @@ def convert_inside(
             f"{archive.name}: a disk in it is no VMDK that is complete in itself", "ovfbuild check says more"
         )
     argv = ["qemu-img", "convert", "--image-opts", "-O", target_format, inside(archive, offset, size)]
-    with published(target) as partial, _watched(partial, progress or Silent()):
+    with published(target) as partial, watched(partial, progress or Silent()):
         run([*argv, partial.absolute()], timeout=4 * 3600)
 
 
@@ -349,12 +349,12 @@ def _convert(
     source: Path, source_format: str, target: Path, target_format: str, progress: Progress, more: Sequence[str] = ()
 ) -> None:
     argv = ["qemu-img", "convert", "-f", source_format, "-O", target_format, *more]
-    with _watched(target, progress):
+    with watched(target, progress):
         run([*argv, source.absolute(), target.absolute()], timeout=4 * 3600)
 
 
 @contextmanager
-def _watched(target: Path, progress: Progress) -> Iterator[None]:
+def watched(target: Path, progress: Progress) -> Iterator[None]:
     """Reports how much of a file is on the disk while the block writes it (holes don't count)."""
     over = threading.Event()
 

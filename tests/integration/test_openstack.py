@@ -1,0 +1,386 @@
+"""`ovfbuild publish` to a real Glance behind a real Keystone, as users run it; each fault with its message."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ovfbuild.verify.package import open_package
+from ovfbuild.vm import disk
+from tests import openstack
+from tests.faulty import Proxy, certificate, proxy
+from tests.integration.guests import free_port
+from tests.unit.formats.conftest import Pieces, noise, written
+from tests.unit.verify.kit import good
+
+pytestmark = pytest.mark.timeout(900)
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openstack.Cloud]:
+    openstack.needed()
+    with openstack.openstack(tmp_path_factory.mktemp("openstack") / "servers") as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(servers: openstack.Cloud) -> Iterator[openstack.Cloud]:
+    yield servers
+    servers.clear()
+
+
+class User:
+    """Somebody with a clouds.yaml, a targets.toml and packages, in a folder of his own."""
+
+    def __init__(self, folder: Path, cloud: openstack.Cloud) -> None:
+        self.folder = folder
+        self.cloud = cloud
+        (folder / "ovfbuild").mkdir()
+        self.login(auth=cloud.auth())
+        self.target()
+
+    def login(self, **words: Any) -> None:
+        """clouds.yaml, with the cloud `lab`."""
+        table = {"clouds": {"lab": {"region_name": "one", "identity_api_version": 3, **words}}}
+        (self.folder / "clouds.yaml").write_text(yaml.safe_dump(table))
+
+    def through(self, proxy: Proxy) -> None:
+        """Logs in as before, and finds Glance behind a proxy."""
+        self.login(auth=self.cloud.auth(), image_endpoint_override=f"{proxy.url}/v2")
+
+    def target(self, **keys: object) -> None:
+        """targets.toml, with the target `lab`."""
+        table = {"name": "lab", "kind": "openstack", "cloud": "lab", "timeout": "20 s", "tries": 2, **keys}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
+        for key, value in table.items():
+            if isinstance(value, dict):
+                lines += [f"[publish.{key}]", *(f"{inner} = {json.dumps(text)}" for inner, text in value.items())]
+        (self.folder / "ovfbuild" / "targets.toml").write_text("\n".join(["[[publish]]", *lines, ""]))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        names = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+        own = {"XDG_CONFIG_HOME": str(self.folder), "OS_CLIENT_CONFIG_FILE": str(self.folder / "clouds.yaml")}
+        return {**names, **own, "XDG_CACHE_HOME": str(self.folder / "cache"), "PYTHONWARNINGS": "ignore"}
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "ovfbuild", *map(str, words)]
+        return subprocess.Popen(
+            argv,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, *words: str | Path) -> tuple[int, str, str]:
+        """The exit code, stdout and stderr, in which there is no secret."""
+        with self.start(*words) as child:
+            out, said = child.communicate(timeout=500)
+        secrets = {openstack.SECRET, openstack.SECRET.replace(" ", "%20"), "canary-9f31"}
+        assert not [secret for secret in secrets if secret in out + said]
+        return child.returncode, out, said
+
+    def publish(self, package: Path, *words: str) -> dict[str, Any]:
+        """What came of it, which has to be good."""
+        code, out, said = self.run("publish", package, "--to", "lab", "--json", *words)
+        assert code == 0, said
+        found: dict[str, Any] = json.loads(out)
+        return {**found, "said": said}
+
+    def refused(self, package: Path, *words: str, left: int = 0, region: str = "one") -> str:
+        """What is said when it must not succeed; so many images are there afterwards, all of them whole."""
+        code, out, said = self.run("publish", package, "--to", "lab", *words)
+        assert (code, out) == (7, ""), said
+        images = self.cloud.images(region)
+        assert [image["status"] for image in images] == ["active"] * left, said
+        return said
+
+
+@pytest.fixture
+def user(tmp_path: Path, cloud: openstack.Cloud) -> User:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    return User(folder, cloud)
+
+
+def ova(path: Path, version: str = "1.0", size: int = 70000, seed: int = 1) -> Path:
+    """A good OVA called `a`, whose disk has so many bytes that do not compress."""
+    pieces = Pieces(16 * MIB, ((0, noise(30000)), (MIB, noise(size, seed))))
+    grains = 1 + -(-size // 65536)
+    parts = good().disk_with(lambda _: written(pieces)[1])
+    said = f"<Product>p</Product><Version>{version}</Version>".encode()
+    parts = parts.text_with(b"<Product>p</Product>", said).text_with(b'ovf:capacity="3"', b'ovf:capacity="16"')
+    return parts.text_with(b'ovf:populatedSize="262144"', b'ovf:populatedSize="%d"' % (grains * 65536)).pack(path)
+
+
+def disk_of(package: Path) -> str:
+    """The disk in a package, in qemu-img's words."""
+    ((_, member),) = open_package(package).disks
+    return disk.inside(package, member.offset, member.size)
+
+
+_NOVA = """
+import json, sys
+from nova import objects, utils
+objects.register_all()
+from nova.objects.image_meta import ImageMeta
+image = utils.get_image_from_system_metadata(utils.get_system_metadata_from_image(json.loads(sys.argv[1])))
+meta = ImageMeta.from_dict(image)
+known = {key: str(getattr(meta.properties, key)) for key in meta.properties.fields if key in meta.properties}
+print(json.dumps({**known, "min_ram": meta.min_ram, "min_disk": meta.min_disk}))
+"""
+
+
+def nova_takes(image: dict[str, Any]) -> dict[str, Any]:
+    """What Nova makes of an image, as it keeps one with a machine. It refuses a wrong value, and forgets what it has no
+    field for."""
+    found: dict[str, Any] = json.loads(openstack.python(_NOVA, json.dumps(image)))
+    return found
+
+
+_FIELDS = (
+    "id",
+    "name",
+    "status",
+    "size",
+    "disk_format",
+    "container_format",
+    "checksum",
+    "owner",
+    "min_ram",
+    "min_disk",
+)
+
+
+def nova_image(image: dict[str, Any]) -> dict[str, Any]:
+    """An image as Nova's client for Glance hands it on: what is no field of its own is a property."""
+    theirs = ("os_hidden", "os_hash_algo", "os_hash_value", "os_glance_")
+    ours = ("hw_", "os_", "architecture", "hypervisor_", "vmware_")
+    properties = {key: image[key] for key in image if key.startswith(ours) and not key.startswith(theirs)}
+    return {**{key: image.get(key) for key in _FIELDS}, "properties": properties}
+
+
+def test_twice_is_one_image_and_its_disk_comes_back(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.target(tags=["golden"], image_properties={"hw_rng_model": "virtio"})
+    package = ova(tmp_path / "a.ova")
+    first = user.publish(package)
+    assert (first["outcome"], first["version"]) == ("published", "1.0")
+    again = user.publish(package)
+    assert (again["outcome"], again["ids"]) == ("present", first["ids"])
+    (image,) = cloud.images()
+    assert (image["id"], image["name"], image["status"]) == (first["ids"]["image"], "a-1.0", "active")
+    assert (image["os_hidden"], image["visibility"], image["tags"]) == (False, "private", ["golden"])
+    assert (image["min_ram"], image["min_disk"], image["disk_format"]) == (1024, 1, "qcow2")
+    back = tmp_path / "back.qcow2"
+    back.write_bytes(cloud.content(image["id"]))
+    assert disk.compare(disk.described(back, "qcow2"), disk_of(package))
+    assert not list((user.folder / "cache" / "ovfbuild").rglob("*.qcow2")), "the conversion is gone"
+
+    known = nova_takes(nova_image(image))
+    expected = {"hw_disk_bus": "sata", "hw_vif_model": "e1000", "hw_machine_type": "q35", "hw_rng_model": "virtio"}
+    expected |= {"hw_architecture": "x86_64", "hw_firmware_type": "bios", "os_type": "linux", "os_distro": "debian"}
+    assert expected.items() <= known.items()
+    told = nova_image(image)["properties"].keys() - {"architecture"}
+    assert told <= known.keys(), "Nova has a field for each"
+    assert not [key for key in image if key.startswith("vmware_")]
+    with pytest.raises(subprocess.CalledProcessError):
+        nova_takes(nova_image({**image, "hw_disk_bus": "lsilogic"}))
+
+
+def test_a_vmdk_for_a_cloud_on_vmware_goes_as_it_is(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.target(disk_format="vmdk", upload="direct")
+    package = ova(tmp_path / "a.ova")
+    user.publish(package)
+    (image,) = cloud.images()
+    ((_, member),) = open_package(package).disks
+    assert cloud.content(image["id"]) == package.read_bytes()[member.offset : member.offset + member.size]
+    known = nova_takes(nova_image(image))
+    assert known["hw_vif_model"] == "VirtualE1000"
+    assert (image["vmware_disktype"], image["vmware_adaptertype"]) == ("streamOptimized", "ide")
+    assert "hw_disk_bus" not in image
+
+
+def test_an_application_credential_and_what_targets_tells(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    number, secret = cloud.credential("ci")
+    auth = {"auth_url": cloud.keystone, "application_credential_id": number, "application_credential_secret": secret}
+    user.login(auth=auth, auth_type="v3applicationcredential")
+    user.publish(ova(tmp_path / "a.ova"))
+    code, out, said = user.run("targets", "lab", "--json")
+    assert code == 0, said
+    (told,) = json.loads(out)["targets"] if out.startswith("{") else json.loads(out)
+    assert told["usable"] and "glance-direct" in "".join(told["notes"])
+    assert len(cloud.images()) == 1, "the probe is gone"
+
+
+def test_old_versions_are_hidden_or_removed(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.target(old="hide")
+    first = user.publish(ova(tmp_path / "a.ova", "1.0"))["ids"]["image"]
+    user.publish(ova(tmp_path / "b.ova", "1.1"), "--keep-old", "0")
+    assert {image["name"]: image["os_hidden"] for image in cloud.images()} == {"a-1.0": True, "a-1.1": False}
+    assert cloud.images(ovfbuild_version="1.0")[0]["id"] == first
+    user.target(old="remove")
+    user.publish(ova(tmp_path / "c.ova", "1.2"), "--keep-old", "0")
+    assert {image["name"] for image in cloud.images()} == {"a-1.0", "a-1.2"}
+
+
+def test_another_content_of_a_version_replaces_it_when_asked(
+    user: User, cloud: openstack.Cloud, tmp_path: Path
+) -> None:
+    first = user.publish(ova(tmp_path / "a.ova"))["ids"]["image"]
+    other = ova(tmp_path / "b.ova", seed=2)
+    assert first in user.refused(other, left=1)
+    second = user.publish(other, "--replace")["ids"]["image"]
+    assert [image["id"] for image in cloud.images()] == [second] != [first]
+
+
+# --- faults ---
+
+
+def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.login(auth={**cloud.auth(), "auth_url": f"http://127.0.0.1:{free_port()}/v3"})
+    assert "can't be reached" in user.refused(ova(tmp_path / "a.ova"))
+
+
+def test_a_wrong_password(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.login(auth={**cloud.auth(), "password": openstack.SECRET + "x"})
+    assert "does not let us in" in user.refused(ova(tmp_path / "a.ova"))
+
+
+def test_what_a_member_may_not_is_refused_before_it_is_sent(user: User, tmp_path: Path) -> None:
+    user.target(visibility="public")
+    said = user.refused(ova(tmp_path / "a.ova"))
+    assert "403" in said and "visibility" in said
+
+
+def test_a_quota(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.target(region="full")
+    limit = cloud.limit("image_count_total", 0)
+    try:
+        said = user.refused(ova(tmp_path / "a.ova"), region="full")
+    finally:
+        cloud.call("DELETE", limit)
+    assert "413" in said and "image_count_total" in said
+
+
+@pytest.mark.parametrize("upload", ["direct"])
+def test_a_full_disk(user: User, tmp_path: Path, upload: str) -> None:
+    user.target(region="full", upload=upload)
+    said = user.refused(ova(tmp_path / "a.ova", size=8 * MIB), region="full")
+    assert "413" in said and "media is full" in said
+
+
+@pytest.mark.parametrize("upload", ["direct", "import"])
+def test_a_connection_that_breaks_at_half(user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str) -> None:
+    user.target(upload=upload)
+    package = ova(tmp_path / "a.ova", size=4 * MIB)
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        between.when(b"PUT ", 2 * MIB)
+        assert "trying again" in user.publish(package)["said"]
+        (image,) = cloud.images()
+        assert (image["status"], image["ovfbuild_state"]) == ("active", "whole")
+        between.when(b"PUT ", 2 * MIB, times=9)
+        assert "can't be reached" in user.refused(ova(tmp_path / "b.ova", "1.1", 4 * MIB), left=1)
+
+
+def test_a_server_that_fails_in_the_middle(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    sorry = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry"
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        between.when(b"PUT ", MIB, lambda head: sorry)
+        user.publish(ova(tmp_path / "a.ova", size=4 * MIB))
+        between.when(b"POST /v2/images ", 0, lambda head: sorry, times=9)
+        assert "500" in user.refused(ova(tmp_path / "b.ova", "1.1"), left=1)
+
+
+def test_a_token_that_is_taken_back(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    taken = []
+
+    def take_back(head: bytes) -> None:
+        (token,) = [
+            line.partition(b":")[2].strip().decode()
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"x-auth-token:")
+        ]
+        cloud.call("DELETE", f"{cloud.keystone}/auth/tokens", X_Subject_Token=token)
+        taken.append(token)
+
+    with proxy(cloud.glance["full"]) as between:
+        user.through(between)
+        between.when(b"PUT ", 0, take_back)
+        said = user.publish(ova(tmp_path / "a.ova"))["said"]
+    assert len(taken) == 1 and "the token is over" in said
+    assert [image["ovfbuild_state"] for image in cloud.images("full")] == ["whole"]
+
+
+def test_a_server_that_says_nothing(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    user.target(timeout="4 s")
+
+    def sleep(head: bytes) -> bytes:
+        time.sleep(10)
+        return b""
+
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        between.when(b"PUT ", 0, sleep)
+        assert "timed out" in user.publish(ova(tmp_path / "a.ova"))["said"]
+    assert len(cloud.images()) == 1
+
+
+def test_a_certificate_that_nobody_trusts(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    package, tls = ova(tmp_path / "a.ova"), certificate(tmp_path)
+    with proxy(cloud.keystone, tls) as between:
+        auth = {**cloud.auth(), "auth_url": f"{between.url}/v3"}
+        user.login(auth=auth)
+        assert "no certificate that is trusted here" in user.refused(package)
+        user.login(auth=auth, cacert=str(tls[0]))
+        assert "believed" not in user.publish(package)["said"]
+        user.login(auth=auth, verify=False)
+        assert "any certificate is believed" in user.publish(package)["said"]
+
+
+def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    body = {"name": "a-1.0", "disk_format": "raw", "container_format": "bare"}
+    theirs = cloud.call("POST", f"{cloud.glance['one']}/v2/images", body, token=cloud.token())["id"]
+    code, _, said = user.run("publish", ova(tmp_path / "a.ova"), "--to", "lab")
+    assert code == 7 and theirs in said
+    assert [image["id"] for image in cloud.images()] == [theirs]
+
+
+@pytest.mark.parametrize("upload", ["direct", "import"])
+def test_killed_at_half(user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str) -> None:
+    user.target(upload=upload)
+    package = ova(tmp_path / "a.ova", size=4 * MIB)
+    half, dead = threading.Event(), threading.Event()
+
+    def wait(head: bytes) -> bytes:
+        half.set()
+        assert dead.wait(120)
+        return b""
+
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        between.when(b"PUT ", 2 * MIB, wait)
+        with user.start("publish", package, "--to", "lab") as child:
+            assert half.wait(120)
+            child.kill()
+            child.communicate()
+            dead.set()
+        (left,) = cloud.images()
+        assert left["os_hidden"] and left["ovfbuild_state"] == "unfinished"
+        assert "removing what an earlier upload" in user.publish(package)["said"]
+    (image,) = cloud.images()
+    assert image["id"] != left["id"] and image["ovfbuild_state"] == "whole"
