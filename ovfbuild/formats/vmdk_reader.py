@@ -11,13 +11,13 @@ with the library that the writer uses. What it holds is one grain, one table and
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from ovfbuild.errors import FileError
 from ovfbuild.formats import vmdk_layout as layout
-from ovfbuild.formats.fault import Fault
+from ovfbuild.formats.fault import Fault, Hostile
 from ovfbuild.formats.vmdk_layout import GRAIN, GRAIN_SECTORS, SECTOR, TABLE_ENTRIES
 
 _LARGEST_STREAM = 2 * GRAIN
@@ -81,7 +81,11 @@ class Survey:
 
 
 def survey(stream: BinaryIO, name: str = "disk") -> Survey:
-    """Reads the VMDK in `stream` as far as that makes sense, and says what is wrong and what is odd. Never raises."""
+    """Reads the VMDK in `stream` as far as that makes sense, and says what is wrong and what is odd.
+
+    Raises Hostile for what no tool writes and what is made to harm a reader: a grain that unpacks to more than one, two
+    tables or grains in one place.
+    """
     walker = _Walker(stream, name, faults=[])
     found = walker.look()
     if found.end is not None and any(fault.rule == "disk-tail" for fault in found.faults):
@@ -123,6 +127,16 @@ class _Walker:
 
     def _error(self, rule: str, what: str, at: int, hint: str = _REBUILD) -> _Damage:
         return _Damage(rule, f"{self._name}, byte {at}: {what}", hint)
+
+    def _hostile(self, what: str, at: int) -> Hostile:
+        return Hostile(f"{self._name}, byte {at}: {what}", "no tool writes such a disk: it is an attack")
+
+    def _judge_overlap(self, entries: Iterable[int], what: str, at: int) -> None:
+        """Hostile where two entries lead to one place: a few bytes would be a disk of any size."""
+        within = range(self._header.overhead, self._size // SECTOR)
+        used = [sector for sector in entries if sector in within]
+        if len(set(used)) != len(used):
+            raise self._hostile(f"two {what} in one place", at)
 
     def _mind(self, rule: str, what: str, at: int, hint: str = _REBUILD) -> None:
         """Raises what is wrong, or notes it where the walk goes on past it."""
@@ -302,9 +316,7 @@ class _Walker:
             self._orderly = False
         else:
             self._directory = layout.unpack_entries(octets, count)
-            used = [sector for sector in self._directory if sector]
-            if len(set(used)) != len(used):
-                raise self._error("disk-tables", "two grain tables in one place", self._directory_at)
+            self._judge_overlap(self._directory, "grain tables", self._directory_at)
 
     # Grains
 
@@ -341,9 +353,10 @@ class _Walker:
             octets = decoder.decompress(compressed, GRAIN + 1)
         except zlib.error as error:
             raise self._error("disk-damaged", f"a damaged grain: {error}", at) from error
+        if len(octets) > GRAIN:
+            raise self._hostile("a grain that unpacks to more than 65536 bytes", at)
         if len(octets) != GRAIN:
-            size = "more" if len(octets) > GRAIN else str(len(octets))
-            raise self._error("disk-damaged", f"a grain of {size} instead of 65536 bytes", at)
+            raise self._error("disk-damaged", f"a grain of {len(octets)} instead of 65536 bytes", at)
         if not decoder.eof or decoder.unused_data:
             raise self._error("disk-damaged", "a damaged grain: its stream does not end where its size says", at)
         return octets
@@ -360,7 +373,7 @@ class _Walker:
     def _compare_tables(self, until: int) -> None:
         """Compares the table at work with what was seen, and that those up to `until` are empty."""
         for table in range(self._table, until):
-            if self._directory is not None:
+            if self._directory is not None and self._orderly:
                 self._compare(table, self._directory[table])
             self._entries = [0] * TABLE_ENTRIES
         self._table = until
@@ -373,10 +386,12 @@ class _Walker:
                 octets = self._read(sector * SECTOR, layout.TABLE, "a grain table")
             except _Damage as damage:
                 self._note_or_raise(damage)
+                self._orderly = False
                 return
             says = layout.unpack_entries(octets, TABLE_ENTRIES)
         if says == self._entries:
             return
+        self._judge_overlap(says, "grains", sector * SECTOR)
         entry = next(i for i, (a, b) in enumerate(zip(says, self._entries, strict=True)) if a != b)
         self._mind(
             "disk-tables",
