@@ -39,8 +39,8 @@ class Glance:
         self._timeout = (min(15.0, timeout), timeout)
         self.host = ""
 
-    def enter(self) -> tuple[str, str]:
-        """Logs in: the project's id, and where Glance is."""
+    def enter(self) -> str:
+        """Logs in, and finds Glance: the project's id."""
         project = self._asked(self._connection.session.get_project_id)
         endpoint = self._asked(self._connection.image.get_endpoint)
         if not project:
@@ -48,7 +48,7 @@ class Glance:
         if not endpoint:
             raise PublishError("the cloud has no image service in this region", "check region of the target")
         self.host = urlsplit(endpoint).netloc
-        return str(project), str(endpoint)
+        return str(project)
 
     def images(self, **filters: str) -> Iterator[Image]:
         """Those that match, the hidden and the unfinished too."""

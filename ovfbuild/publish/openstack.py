@@ -22,7 +22,7 @@ from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
-from ovfbuild.errors import FileError, PublishError
+from ovfbuild.errors import FileError, PublishError, UsageError
 from ovfbuild.formats import ova
 from ovfbuild.progress import step
 from ovfbuild.publish import nova
@@ -63,7 +63,7 @@ def _region(target: OpenStackTarget, around: Surroundings) -> CloudRegion:
         region = loader.get_one(cloud=target.cloud, region_name=target.region, api_timeout=target.timeout)
     except (ConfigException, ClientException, OSError) as error:
         where = "clouds.yaml, in this folder, ~/.config/openstack or /etc/openstack"
-        raise PublishError(f"target {target.name}: {error}", f"look at {where}") from None
+        raise UsageError(f"target {target.name}: {error}", f"look at {where}") from None
     for key in _SECRETS:
         around.secrets.keep(str(region.config.get("auth", {}).get(key) or ""))
     return region
@@ -101,10 +101,11 @@ class _Images:
         self._stack = stack
         self._contents: dict[str, _Content] = {}
         self._project = ""
+        self._methods: tuple[str, ...] = ()
 
     def standing(self, *, write: bool) -> Standing:
         self._enter()
-        methods = self._glance.import_methods()
+        methods = self._methods
         if write:
             probe = self._glance.create({"name": "ovfbuild asks whether it may", **self._sight()})
             self._glance.delete(probe["id"])
@@ -152,12 +153,14 @@ class _Images:
 
     def _enter(self) -> str:
         if not self._project:
-            self._project, _ = self._glance.enter()
+            project = self._glance.enter()
+            self._methods = self._glance.import_methods()
+            self._project = project
         return self._project
 
     def _imports(self) -> bool:
         """Whether the cloud's own import takes it in."""
-        offered = self._target.upload != "direct" and "glance-direct" in self._glance.import_methods()
+        offered = self._target.upload != "direct" and "glance-direct" in self._methods
         if self._target.upload == "import" and not offered:
             raise PublishError(f"{self._glance.host} offers no import of what is staged", 'set upload = "auto"')
         return offered
