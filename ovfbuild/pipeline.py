@@ -76,6 +76,11 @@ def pack(plan: Plan, disk_file: Path, options: Options, progress: Progress) -> l
     """Packages a disk that is there already, as it is, and [[disks]]; returns the paths of the packages."""
     with _workshop(plan, options, progress) as shop:
         sealed = _with_components(adopt(disk_file), shop.scratch, shop)
+        for number, one in data_disks.numbered(plan):
+            if one.mount:
+                shop.progress.note(
+                    f"disk {number} is packed, but {disk_file.name} is not told to mount it: no VM is started"
+                )
         return publish_all((sealed, *data_disks.sealed(plan, shop.scratch)), plan, options, shop)
 
 

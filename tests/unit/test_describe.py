@@ -178,7 +178,7 @@ def every_profile() -> list[str]:
 
 
 def test_every_combination_that_a_profile_takes_is_a_good_descriptor(tmp_path: Path) -> None:
-    """All of them where DMTF's schema is at hand, which judges all, else each seventh: no number of choices is seven."""
+    """All of them where DMTF's schema is at hand, else each seventh: no key has seven choices."""
     found = list(combinations())
     assert len(found) > 1000
     for name, table in found if os.environ.get("OVFBUILD_DSP8023") else found[::7]:

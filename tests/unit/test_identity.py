@@ -241,3 +241,17 @@ def test_a_machine_that_is_somebody_else_fails_the_verification() -> None:
         boot._judge_identity(boot.Told(VALUES), "t", other)
     with pytest.raises(VerificationError, match="left no identity"):
         boot._judge_identity(boot.Told(VALUES), "t", replace(answer, identity=None))
+
+
+def test_the_properties_of_a_product_are_told_by_the_keys_of_the_environment(tmp_path: Path) -> None:
+    """DSP0243 9.5.1: class.key.instance. Two of one key are two properties."""
+    product = {"class": "com.example.db", "name": "DB", "properties": [{"key": "port", "type": "int", "default": 1}]}
+    both = [product, {**product, "instance": "2"}]
+    envelope = ovf_reader.parse(descriptor(tmp_path, properties=[{"key": "own"}], products=both))
+    declared = identity.declared_in(Package(tmp_path, (), b"", (envelope,)))
+    assert [one.key for one in declared.properties] == ["own", "com.example.db.port", "com.example.db.port.2"]
+    values = identity.values_of(declared, ["com.example.db.port=5", "com.example.db.port.2=7"])
+    identity.write(tmp_path / "seed.iso", declared, values, Account(), "ovf-env")
+    (octets,) = files_in(tmp_path / "seed.iso").values()
+    told = ovf_environment.parse(octets).properties
+    assert (told["com.example.db.port"], told["com.example.db.port.2"]) == ("5", "7")
