@@ -80,7 +80,7 @@ def _write(
     """The SHA-256 of what was written."""
     if profile.format == "vmdk":
         with target.open("wb") as out:
-            return package.compress(sealed, plan, "sha256", out, work, progress, number).digest
+            return package.compress(sealed, plan, "sha256", out, package.Tools(work, progress), number).digest
     disk.export(sealed.path, sealed.format, target, profile.format, progress)
     return sha256_of(target)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ovfbuild.describe import PackedDisk, PackedIcon, describe
 from ovfbuild.formats import compression, folder, manifest, ova, ovf, vmdk
+from ovfbuild.formats.certificate import Signer
 from ovfbuild.formats.pieces import FileWriter, Form, Piece, size_of
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
@@ -56,6 +57,10 @@ class Names:
     def manifest(self) -> str:
         return f"{self.stem}.mf"
 
+    @property
+    def certificate(self) -> str:
+        return f"{self.stem}.cert"
+
     def disk(self, number: int) -> str:
         """One of the package's disks, from 1."""
         return f"{self.stem}-disk{number}.vmdk"
@@ -84,13 +89,40 @@ class PackedStream:
         return self.package / piece.name if self.package.is_dir() else self.package
 
 
+@dataclass(frozen=True)
+class Tools:
+    """What a package is written with: a folder for scratch, who is told of it, and who signs it."""
+
+    work: Path
+    progress: Progress
+    signer: Signer | None = None
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The places before the disks of what is known after them."""
+
+    descriptor: ova.Slot
+    manifest: ova.Slot
+    certificate: ova.Slot | None
+
+    def fill(self, descriptor: bytes, lines: Sequence[Piece], names: Names, profile: Profile, tools: Tools) -> None:
+        """Writes the descriptor, the manifest of it and of `lines`, and the manifest's signature."""
+        room = self.descriptor.size - len(descriptor)
+        text = descriptor + (b" " * (room - 1) + b"\n" if room > 0 else b"")
+        self.descriptor.fill(text)
+        listed = _manifest(names, profile, text, lines)
+        self.manifest.fill(listed)
+        if self.certificate and tools.signer:
+            self.certificate.fill(tools.signer.sign(listed, names.manifest, profile.manifest.upper()))
+
+
 def write(
     disks: Sequence[SealedDisk],
     plan: Plan,
     profile: Profile,
     target: Path,
-    work: Path,
-    progress: Progress,
+    tools: Tools,
     earlier: Sequence[PackedStream] = (),
 ) -> tuple[PackedStream, ...]:
     """Writes the package to `target`, a file or a new folder, and says where its VMDKs lie.
@@ -99,14 +131,13 @@ def write(
     another profile's package of the same disks and plan, which are copied if they serve this one.
     """
     names, icon = Names.of(plan, profile), _icon(plan, profile)
+    beside = [Piece(names.icon, 0, len(icon), _digest(profile, icon))] if icon else []
     numbered = list(enumerate(disks, 1))
     streams: list[PackedStream] = []
     with _create(profile, target, plan.epoch) as archive:
         unknown = [_unknown(plan, profile, names.disk(number), one) for number, one in numbered]
-        room = len(_descriptor(plan, profile, [disk for disk, _ in unknown], icon))
-        descriptor = archive.reserve(names.descriptor, room)
-        nothing = [piece for _, piece in unknown]
-        digests = archive.reserve(names.manifest, len(_manifest(names, profile, b"", nothing, icon)))
+        longest = _descriptor(plan, profile, [disk for disk, _ in unknown], icon)
+        slots = _reserve(archive, longest, [*(piece for _, piece in unknown), *beside], names, profile, tools)
         for number, one in numbered:
             writer = FileWriter(archive, names.disk(number), form_of(plan), profile.manifest)
             before = earlier[number - 1] if earlier else None
@@ -116,18 +147,32 @@ def write(
                     writer.copy(before.file_of(piece), piece)
                 pieces = writer.copied
             else:
-                extent = compress(one, plan, profile.manifest, writer, work, progress, number)
+                extent = compress(one, plan, profile.manifest, writer, tools, number)
                 pieces = writer.finish(extent.digest if form_of(plan).plain else "")
             streams.append(PackedStream(target, pieces, extent, profile.disk.adapter_type, profile.manifest))
         if icon:
             archive.add(names.icon, icon)
         packed = [_packed(plan, names.disk(number), stream) for number, stream in enumerate(streams, 1)]
-        text = _descriptor(plan, profile, packed, icon)
-        text += b" " * (descriptor.size - len(text) - 1) + b"\n" if len(text) < descriptor.size else b""
-        descriptor.fill(text)
         written = [piece for stream in streams for piece in stream.pieces]
-        digests.fill(_manifest(names, profile, text, written, icon))
+        slots.fill(_descriptor(plan, profile, packed, icon), [*written, *beside], names, profile, tools)
     return tuple(streams)
+
+
+def _reserve(
+    archive: ova.Archive | folder.Folder,
+    longest: bytes,
+    lines: Sequence[Piece],
+    names: Names,
+    profile: Profile,
+    tools: Tools,
+) -> _Slots:
+    """In the order of DSP0243 5.3: descriptor, manifest, certificate."""
+    descriptor = archive.reserve(names.descriptor, len(longest))
+    listed = archive.reserve(names.manifest, len(_manifest(names, profile, b"", lines)))
+    if tools.signer is None:
+        return _Slots(descriptor, listed, None)
+    room = tools.signer.size(names.manifest, profile.manifest.upper())
+    return _Slots(descriptor, listed, archive.reserve(names.certificate, room))
 
 
 def _unknown(plan: Plan, profile: Profile, name: str, disk: SealedDisk) -> tuple[PackedDisk, Piece]:
@@ -152,20 +197,20 @@ def _create(profile: Profile, target: Path, epoch: int) -> AbstractContextManage
 
 
 def compress(
-    disk: SealedDisk, plan: Plan, algorithm: str, out: vmdk.Sink, work: Path, progress: Progress, number: int = 1
+    disk: SealedDisk, plan: Plan, algorithm: str, out: vmdk.Sink, tools: Tools, number: int = 1
 ) -> vmdk.Extent:
     """A disk as a VMDK. What it calls itself has no profile in it, so that it is the same for all of them."""
     compressor = compression.compressor(plan.compression)
     if not compressor.stable:
-        progress.note(f"packed by {compressor.program}: another run may give other bytes of the same disk")
-    with open_reader(disk.path, disk.format, work) as source:
+        tools.progress.note(f"packed by {compressor.program}: another run may give other bytes of the same disk")
+    with open_reader(disk.path, disk.format, tools.work) as source:
         return vmdk.write(
             source,
             out,
             name=f"{plan.appliance.name}-{plan.appliance.version}-disk{number}.vmdk",
             cid=content_id(plan, source.capacity, number),
             packing=vmdk.Packing(compressor.compress, algorithm),
-            on_bytes=lambda done: progress.bytes(done, source.capacity),
+            on_bytes=lambda done: tools.progress.bytes(done, source.capacity),
         )
 
 
@@ -190,9 +235,8 @@ def _descriptor(plan: Plan, profile: Profile, disks: Sequence[PackedDisk], icon:
     return ovf.dump(describe(plan.appliance, profile, plan.guest_os, disks, told, shown))
 
 
-def _manifest(names: Names, profile: Profile, descriptor: bytes, pieces: Sequence[Piece], icon: bytes | None) -> bytes:
-    digests = [(names.descriptor, _digest(profile, descriptor)), *((one.name, one.digest) for one in pieces)]
-    digests += [(names.icon, _digest(profile, icon))] if icon else []
+def _manifest(names: Names, profile: Profile, descriptor: bytes, lines: Sequence[Piece]) -> bytes:
+    digests = [(names.descriptor, _digest(profile, descriptor)), *((one.name, one.digest) for one in lines)]
     return manifest.dump(digests, profile.manifest.upper())
 
 

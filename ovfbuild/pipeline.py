@@ -24,6 +24,7 @@ from ovfbuild.bases import BaseImage, base_image
 from ovfbuild.errors import FileError, OvfbuildError, ProgramError, UsageError, VerificationError
 from ovfbuild.files import digest_of, published, published_folder, send, sha256_of
 from ovfbuild.formats import compression, folder, ovf
+from ovfbuild.formats.certificate import Signer
 from ovfbuild.packages import booted, judged
 from ovfbuild.progress import Progress, step
 from ovfbuild.spec import appliance as appliance_file
@@ -42,7 +43,7 @@ from ovfbuild.workshop import Workshop, workshop
 
 @dataclass(frozen=True)
 class Options:
-    """How a build is run; none of it changes what comes out."""
+    """How a build is run; none of it changes what comes out, but for who signs it."""
 
     out: Path
     accel: str = "auto"
@@ -50,6 +51,7 @@ class Options:
     offline: bool = False
     use_cache: bool = True
     on_failure: str = "clean"
+    signer: Signer | None = None
 
 
 def make(plan: Plan, options: Options, progress: Progress) -> list[Path]:
@@ -287,10 +289,10 @@ def publish(
         return paths, earlier
     names = package.Names.of(plan, profile)
     target = options.out / names.package
-    in_folder = profile.format == "ovf"
+    in_folder, tools = profile.format == "ovf", package.Tools(shop.scratch, shop.progress, options.signer)
     with (published_folder if in_folder else published)(target) as partial:
         with step(shop.progress, f"pack {target.name}"):
-            streams = package.write(disks, plan, profile, partial, shop.scratch, shop.progress, earlier)
+            streams = package.write(disks, plan, profile, partial, tools, earlier)
         prove(partial, disks, plan, options, shop, profile.waives)
         path = target / names.descriptor if in_folder else target
         _publish_bill(disks[0], plan, partial / names.descriptor if in_folder else target)

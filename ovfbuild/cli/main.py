@@ -14,9 +14,9 @@ from typing import Any, NoReturn, TypeVar, get_args
 import click
 from rich.console import Console
 
-from ovfbuild import __version__, errors, packages, pipeline, publishing
+from ovfbuild import __version__, errors, packages, pipeline, publishing, signing
 from ovfbuild.cache import Cache
-from ovfbuild.cli import render, report
+from ovfbuild.cli import render, report, signature
 from ovfbuild.cli.terminal import TerminalProgress
 from ovfbuild.progress import LogProgress, Progress
 from ovfbuild.publish.delivery import How
@@ -91,6 +91,7 @@ def cli() -> None:
 @_FORMAT
 @_COMPRESSION
 @_REPRODUCIBLE
+@signature.options
 @_ACCEL
 @_NO_BOOT
 @click.option("--offline", is_flag=True, help="Use no network: only what is in the cache; the guest has none either.")
@@ -112,7 +113,9 @@ def make(
         raise errors.UsageError("--on-failure shell needs a terminal", "use --on-failure keep in scripts and CI")
     if out == _STDOUT:
         raise errors.UsageError("make writes no OVA to stdout", "use -o DIR, or: ovfbuild pack --disk FILE -o -")
+    resolved, progress = _plan(appliance_file, profiles, _compression(how), how["form"]), _progress(verbose)
     options = pipeline.Options(
+        signer=signing.signer(resolved, signature.by(how), _ask()),
         out=out,
         accel=how["accel"],
         boot=not how["no_boot"],
@@ -120,7 +123,6 @@ def make(
         use_cache=not how["no_cache"],
         on_failure=how["on_failure"],
     )
-    resolved, progress = _plan(appliance_file, profiles, _compression(how), how["form"]), _progress(verbose)
     chosen = [targets.find(name, _target_files(appliance_file)) for name in to]
     if chosen and [one.format for one in resolved.profiles] != ["ova"]:
         raise errors.UsageError("--publish sends one OVA", "--profile NAME says which, --format ova that it is one")
@@ -146,16 +148,19 @@ def make(
 @_FORMAT
 @_COMPRESSION
 @_REPRODUCIBLE
+@signature.options
 @_VERBOSE
 def pack(appliance_file: Path, disk: Path, out: Path, profiles: tuple[str, ...], verbose: bool, **how: Any) -> None:
     """Wrap an existing disk; no VM is started. Prints the path of each OVA, or with -o - writes it to stdout."""
     resolved = _plan(appliance_file, profiles, _compression(how), how["form"])
+    options = pipeline.Options(
+        out=_DIST if out == _STDOUT else out, boot=False, signer=signing.signer(resolved, signature.by(how), _ask())
+    )
     if out == _STDOUT:
         _one_to_stdout(resolved)
-        options = pipeline.Options(out=_DIST, boot=False)
         pipeline.pack_to(sys.stdout.fileno(), resolved, disk, options, _progress(verbose))
         return
-    for package in pipeline.pack(resolved, disk, pipeline.Options(out=out, boot=False), _progress(verbose)):
+    for package in pipeline.pack(resolved, disk, options, _progress(verbose)):
         click.echo(package)
 
 

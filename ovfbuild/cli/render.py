@@ -98,6 +98,16 @@ def _software(sbom: dict[str, Any] | None) -> list[str]:
     return lines + [f"  library    {one.get('purl', one['name']).removeprefix('pkg:')}" for one in languages]
 
 
+def _signer(signature: dict[str, Any] | None) -> list[str]:
+    """Who signed it; nothing where nobody did."""
+    if signature is None:
+        return []
+    if "error" in signature:
+        return [f"  signer     unknown: {signature['error']}"]
+    fits = "the signature fits" if signature["fits"] else "THE SIGNATURE DOES NOT FIT"
+    return [f"  signer     {signature['signer']}, until {signature['valid_until'][:10]}; {fits}"]
+
+
 def package(facts: dict[str, Any]) -> str:
     """An OVA, section by section."""
     system = facts["system"]
@@ -118,6 +128,7 @@ def package(facts: dict[str, Any]) -> str:
         for disk in facts["disks"]
     ]
     lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]
+    lines += _signer(facts.get("signature"))
     lines += _software(facts.get("sbom"))
     lines += [f"  member     {member['name']}  {size(member['size'])}" for member in facts["members"]]
     return "\n".join(lines)

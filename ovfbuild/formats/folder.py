@@ -1,4 +1,4 @@
-"""A package as a folder: the descriptor, the manifest and the disks, each a file (DSP0243 1.1.0 clause 5.2).
+"""A package as a folder: the descriptor, the manifest and the disks, each a file (DSP0243 1.1.0 clause 5.4).
 
 It is written by the same calls as an archive (`ova.Archive`). A file that is reserved needs no room kept for it, since
 nothing follows it.

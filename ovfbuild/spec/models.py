@@ -218,6 +218,24 @@ class Build(Table):
 Compression = Literal["turbo", "fast", "balanced", "small"]
 
 
+class Sign(Table):
+    """Who signs the package."""
+
+    certificate: r.FilePath
+    """The X.509 certificate, in PEM."""
+    key: r.FilePath
+    """Its private RSA key, in PEM; one that is encrypted asks for its passphrase."""
+    passphrase_env: str | None = None
+    """The environment variable that holds the passphrase."""
+    passphrase_file: r.FilePath | None = None
+    """The file whose first line is the passphrase."""
+
+    @classmethod
+    def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        if "passphrase_env" in table and "passphrase_file" in table:
+            yield "passphrase_file", "stands beside a passphrase_env; keep one of the two"
+
+
 class Package(Table):
     """How the package is written."""
 
@@ -229,6 +247,8 @@ class Package(Table):
     """In a folder, cut each disk into files of this size, which only VMware joins again."""
     gzip: bool = False
     """Compress each disk once more, which not every importer unpacks."""
+    sign: Sign | None = None
+    """Who signs the manifest."""
 
     @field_validator("chunk")
     @classmethod

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ovfbuild.errors import FileError
+from ovfbuild.formats import certificate, manifest
 from ovfbuild.formats.envelope import Item
 from ovfbuild.spec.products import environment_key
+from ovfbuild.verify.judging import named, text_of
 from ovfbuild.verify.package import Package
 from ovfbuild.verify.rules import octets_of, size_of
 
@@ -59,8 +62,22 @@ def facts(package: Package) -> dict[str, Any]:
             for prop in product.properties
         ],
         "annotation": envelope.virtual_system.annotation.annotation if envelope.virtual_system.annotation else None,
+        "signature": _signature(package),
         "eulas": [eula.license for eula in envelope.virtual_system.eulas],
     }
+
+
+def _signature(package: Package) -> dict[str, Any] | None:
+    """Who signed the manifest, and whether the signature fits; None where there is none that can be read."""
+    member, of = named(package, ".cert"), named(package, ".mf")
+    if member is None:
+        return None
+    try:
+        signature = certificate.read(text_of(package, member, certificate.LARGEST))
+        fits = of is not None and signature.fits(text_of(package, of, manifest.LARGEST))
+    except FileError as error:
+        return {"error": error.message}
+    return {**signature.facts(), "fits": fits}
 
 
 def _system(package: Package) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from ovfbuild.errors import FileError
-from ovfbuild.formats import manifest, ovf, vmdk_reader
+from ovfbuild.formats import certificate, manifest, ovf, vmdk_reader
 from ovfbuild.formats.fault import Hostile
 from ovfbuild.formats.ova import Member
 from ovfbuild.progress import Progress
@@ -131,19 +132,30 @@ def _compare(lines: Iterable[manifest.Line], actual: Mapping[str, Mapping[str, s
 
 
 def _judge_certificate(package: Package) -> Iterator[Finding]:
-    """That there is a certificate, for the manifest; the signature itself is not checked."""
+    """That the manifest is what was signed by whom the certificate names; whom to trust is the importer's affair."""
     member, of = named(package, ".cert"), named(package, ".mf")
     if member is None:
         return
     if of is None:
         yield Finding("certificate-alone", member.name, "there is no manifest that it could sign")
         return
-    text = text_of(package, member, manifest.LARGEST)
-    signed = _SIGNATURE.search(text)
-    if signed is None or signed[1].decode("utf-8", "replace") != of.name:
-        yield Finding("certificate-grammar", member.name, f"no signature of {of.name} is in it")
-    elif _PEM not in text:
-        yield Finding("certificate-grammar", member.name, "no certificate as PEM is in it")
+    try:
+        signature = certificate.read(text_of(package, member, certificate.LARGEST))
+        if signature.name != of.name:
+            raise FileError(f"no signature of {of.name} is in it")
+        fits = signature.fits(text_of(package, of, manifest.LARGEST))
+    except FileError as error:
+        yield Finding("certificate-grammar", member.name, error.message)
+        return
+    if not fits:
+        text = f"the signature is not that of {of.name}: one of the two was changed after it was signed"
+        yield Finding("certificate-signature", member.name, text, member.name, signature.line)
+    end = signature.certificate.not_valid_after_utc
+    if datetime.now(UTC) > end:
+        yield Finding("certificate-expired", member.name, f"the certificate expired on {end:%Y-%m-%d}")
+    if signature.self_signed:
+        text = f"{signature.certificate.subject.rfc4514_string()[:200]} vouches for itself"
+        yield Finding("certificate-self-signed", member.name, text)
 
 
 def _narrow(package: Package) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ ROOMS = {
     "vm": {"guest"},
     "verify": {"formats", "vm", "spec"},
     "publish": {"formats", "vm", "spec", "verify"},
-    "cli": {"spec", "verify", "publish", "pipeline", "packages", "publishing"},
+    "cli": {"spec", "verify", "publish", "pipeline", "packages", "publishing", "signing"},
 }
 WALLS = {"errors", "files", "progress", "cache", "__init__"}
 

@@ -117,9 +117,9 @@ def test_alone_it_is_the_same_package(plan: Plan, disk: Path, tmp_path: Path) ->
     """Not a byte of a package tells whether another one was made before it."""
     sealed = SealedDisk(disk, "raw", SIZE)
     one, other = plan.profiles
-    stream = package.write([sealed], plan, one, tmp_path / "1.ova", tmp_path, Silent())
-    package.write([sealed], plan, other, tmp_path / "2.ova", tmp_path, Silent(), stream)
-    package.write([sealed], plan, other, tmp_path / "3.ova", tmp_path, Silent())
+    stream = package.write([sealed], plan, one, tmp_path / "1.ova", package.Tools(tmp_path, Silent()))
+    package.write([sealed], plan, other, tmp_path / "2.ova", package.Tools(tmp_path, Silent()), stream)
+    package.write([sealed], plan, other, tmp_path / "3.ova", package.Tools(tmp_path, Silent()))
     assert (tmp_path / "2.ova").read_bytes() == (tmp_path / "3.ova").read_bytes()
 
 
@@ -127,8 +127,8 @@ def test_another_adapter_type_is_another_disk(plan: Plan, disk: Path, tmp_path: 
     sealed = SealedDisk(disk, "raw", SIZE)
     one, other = plan.profiles
     ide = other.model_copy(update={"disk": other.disk.model_copy(update={"adapter_type": "ide"})})
-    stream = package.write([sealed], plan, one, tmp_path / "1.ova", tmp_path, Silent())
-    package.write([sealed], plan, ide, tmp_path / "2.ova", tmp_path, Silent(), stream)
+    stream = package.write([sealed], plan, one, tmp_path / "1.ova", package.Tools(tmp_path, Silent()))
+    package.write([sealed], plan, ide, tmp_path / "2.ova", package.Tools(tmp_path, Silent()), stream)
     assert len(compressed) == 2
 
 
@@ -159,9 +159,10 @@ def test_a_copy_that_the_file_system_can_t_make_is_made_all_the_same(
 def test_turbo_says_that_its_bytes_may_differ(plan: Plan, disk: Path, tmp_path: Path) -> None:
     sealed = SealedDisk(disk, "raw", SIZE)
     told = Told()
-    package.write([sealed], plan, plan.profiles[0], tmp_path / "1.ova", tmp_path, told)
+    package.write([sealed], plan, plan.profiles[0], tmp_path / "1.ova", package.Tools(tmp_path, told))
     assert told.notes == []
-    package.write([sealed], replace(plan, compression="turbo"), plan.profiles[0], tmp_path / "2.ova", tmp_path, told)
+    fast = replace(plan, compression="turbo")
+    package.write([sealed], fast, plan.profiles[0], tmp_path / "2.ova", package.Tools(tmp_path, told))
     assert "another run may give other bytes" in "".join(told.notes)
 
 
@@ -181,7 +182,8 @@ def test_stdout_carries_the_same_package_and_nothing_else(
     target = tmp_path / "piped.ova"
     target.write_bytes(octets)
     check(target, disk, tmp_path / "unpacked", judge)
-    package.write([SealedDisk(disk, "raw", SIZE)], plan, plan.profiles[0], tmp_path / "x.ova", tmp_path, Silent())
+    sealed, tools = SealedDisk(disk, "raw", SIZE), package.Tools(tmp_path, Silent())
+    package.write([sealed], plan, plan.profiles[0], tmp_path / "x.ova", tools)
     assert (tmp_path / "x.ova").read_bytes() == octets
     assert b"verify" in said
     assert list((tmp_path / "cwd").iterdir()) == []
@@ -212,7 +214,7 @@ def test_an_icon_lies_behind_the_disk_and_is_listed(plan: Plan, disk: Path, tmp_
     appliance = plan.appliance.model_copy(update={"icon": tmp_path / "icon.png"})
     (profile,) = profiles = (load_profile("workstation"),)
     made = replace(plan, appliance=appliance, profiles=profiles)
-    package.write([SealedDisk(disk, "raw", SIZE)], made, profile, tmp_path / "1.ova", tmp_path, Silent())
+    package.write([SealedDisk(disk, "raw", SIZE)], made, profile, tmp_path / "1.ova", package.Tools(tmp_path, Silent()))
     listed = judge("tar", "-tf", tmp_path / "1.ova").stdout.split()
     stem = "two-1-workstation"
     assert listed == [f"{stem}.ovf", f"{stem}.mf", f"{stem}-disk1.vmdk", f"{stem}-icon.png"]

@@ -55,7 +55,7 @@ def test_the_man_page_has_every_key() -> None:
     explained = set(re.findall(r'^\.BR ([a-z_]+) " \(', MAN.read_text(encoding="utf-8"), re.MULTILINE))
     tables = {"base", "hardware", "networks", "system", "users", "files", "scripts", "cloud_init", "build"}
     tables |= {"properties", "java", "python", "node", "agent", "alive", "extras", "settings", "publish"}
-    tables |= {"products", "disks", "deployment_options", "vmware", "config", "extra_config"}
+    tables |= {"products", "disks", "deployment_options", "vmware", "config", "extra_config", "sign"}
     assert _keys(Appliance) - tables == explained
 
 

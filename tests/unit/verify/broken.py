@@ -6,15 +6,39 @@ import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ovfbuild.formats import vmdk_layout as layout
+from ovfbuild.formats.certificate import Signer
 from tests.unit.verify import kit
 from tests.unit.verify.kit import Entry, Kit, stream
 
 ONE = (1, b"\1" * 65536)
 GOOD = kit.small()
-CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
-SIGNED = b"SHA256(a.mf)= " + b"0" * 256 + b"\n" + CERTIFICATE
+
+
+@cache
+def signer(days: int = 36500) -> Signer:
+    """Somebody with a certificate of his own making that ends so many days from 2020 on."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Tester")])
+    begin = datetime(2020, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin + timedelta(days=days))
+    return Signer(made.sign(key, hashes.SHA256()), key)
+
+
+def signed(by: Signer | None = None, manifest: bytes = GOOD.right_manifest) -> bytes:
+    return (by or signer()).sign(manifest, "a.mf", "SHA256")
+
+
+def third(octets: bytes) -> Callable[[list[Entry]], list[Entry]]:
+    """With a certificate right behind the manifest."""
+    return lambda all_: [*all_[:2], Entry("a.cert", octets), *all_[2:]]
 
 
 def text(old: str, new: str, good: Kit = GOOD) -> Kit:
@@ -139,13 +163,14 @@ ARCHIVE: dict[str, Callable[[], Kit]] = {
     "archive-order": lambda: replace(two_disks(), change=reordered("a.ovf", "a.mf", "a-disk2.vmdk", "a-disk1.vmdk")),
     "manifest-order": lambda: replace(GOOD, change=reordered("a.ovf", "a-disk1.vmdk", "a.mf")),
     "names-differ": lambda: replace(GOOD, change=renamed("a.mf", "b.mf")),
-    "certificate-order": lambda: replace(GOOD, change=more(Entry("a.cert", SIGNED))),
+    "certificate-order": lambda: replace(GOOD, change=more(Entry("a.cert", signed()))),
     "certificate-alone": lambda: replace(
-        GOOD, change=lambda all_: [*(one for one in all_ if one.name != "a.mf"), Entry("a.cert", SIGNED)]
+        GOOD, change=lambda all_: [*(one for one in all_ if one.name != "a.mf"), Entry("a.cert", signed())]
     ),
-    "certificate-grammar": lambda: replace(
-        GOOD, change=lambda all_: [*all_[:2], Entry("a.cert", SIGNED.replace(b")= ", b") = ")), *all_[2:]]
-    ),
+    "certificate-grammar": lambda: replace(GOOD, change=third(signed().replace(b")= ", b") = "))),
+    "certificate-signature": lambda: replace(GOOD, change=third(signed(manifest=b"another"))),
+    "certificate-expired": lambda: replace(GOOD, change=third(signed(signer(30)))),
+    "certificate-self-signed": lambda: replace(GOOD, change=third(signed())),
 }
 MANIFEST: dict[str, Callable[[], Kit]] = {
     "manifest-missing": lambda: replace(GOOD, change=lambda all_: [one for one in all_ if one.name != "a.mf"]),
