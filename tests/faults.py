@@ -16,7 +16,7 @@ class Fault:
     """What happens to requests like `match` (`PUT /a/b`), when half of the body has passed, so many `times`.
 
     Args:
-        does: "cut" the line, answer a number such as "503", be "silent", or "slow" from then on.
+        does: "cut" the line, answer a number such as "503" or "400:CodeOfS3", be "silent", or "slow" from then on.
         seen: is called when it happens.
     """
 
@@ -80,8 +80,11 @@ class Line:
     def _goes_on(self, fault: Fault, near: socket.socket) -> bool:
         if fault.does == "silent":
             self.over.wait(60)
-        elif fault.does.isdecimal():
-            near.sendall(f"HTTP/1.1 {fault.does} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        elif fault.does[0].isdecimal():
+            status, _, code = fault.does.partition(":")
+            body = f"<Error><Code>{code}</Code></Error>" if code else ""
+            told = f"HTTP/1.1 {status} No\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+            near.sendall(told.encode())
             near.shutdown(socket.SHUT_WR)
             with suppress(OSError):
                 while near.recv(1 << 16):  # else what is unread makes a reset of the answer

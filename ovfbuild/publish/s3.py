@@ -17,9 +17,13 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
+import boto3
+from botocore import exceptions as errors
+from botocore.config import Config
+
 from ovfbuild.errors import FileError, PublishError, UsageError
 from ovfbuild.publish.catalogue import CatalogueCloud, Piece
-from ovfbuild.publish.cloud import Cloud, Standing, Surroundings, TryAgain, missing
+from ovfbuild.publish.cloud import Cloud, Standing, Surroundings, TryAgain
 from ovfbuild.publish.meter import PIECE, Meter
 from ovfbuild.spec.targets import S3Target
 from ovfbuild.vm.fetch import reason
@@ -58,12 +62,6 @@ class _Bucket:
     resumes = True
 
     def __init__(self, target: S3Target, around: Surroundings) -> None:
-        try:
-            import boto3  # noqa: PLC0415 - an extra: only who publishes there has it
-            import botocore  # noqa: PLC0415
-        except ImportError:
-            raise missing("boto3", "s3") from None
-        self._boto3, self._botocore = boto3, botocore
         self._target = target
         self._around = around
         self._client: Any = None
@@ -88,7 +86,7 @@ class _Bucket:
             return None
         try:
             octets: bytes = answer["Body"].read()
-        except self._errors.HTTPClientError as error:
+        except errors.HTTPClientError as error:
             raise TryAgain(f"{self._where}: {reason(error)}") from None
         return octets
 
@@ -167,12 +165,6 @@ class _Bucket:
     # --- calls ---
 
     @property
-    def _errors(self) -> Any:
-        import botocore.exceptions  # noqa: PLC0415
-
-        return botocore.exceptions
-
-    @property
     def _where(self) -> str:
         return urlsplit(self._target.endpoint).netloc if self._target.endpoint else "AWS"
 
@@ -180,7 +172,7 @@ class _Bucket:
         """The client, made again after a token was over, so that the new one is read."""
         if self._client is None:
             target = self._target
-            session = self._boto3.session.Session(profile_name=target.profile, region_name=target.region)
+            session = boto3.session.Session(profile_name=target.profile, region_name=target.region)
             found = session.get_credentials()
             if found is None:
                 raise UsageError(
@@ -190,8 +182,6 @@ class _Bucket:
             frozen = found.get_frozen_credentials()
             for one in (frozen.secret_key, frozen.token):
                 self._around.secrets.keep(one or "")
-            from botocore.config import Config  # noqa: PLC0415
-
             self._client = session.client(
                 "s3",
                 endpoint_url=target.endpoint,
@@ -210,7 +200,6 @@ class _Bucket:
 
     def _call(self, name: str, path: str, *, missing_is_fine: bool = False, **more: Any) -> Any:
         """What the store answers; None for what is missing, where that is fine. Raises TryAgain, PublishError."""
-        errors = self._errors
         named: dict[str, Any] = {"Bucket": self._target.bucket, **({"Key": self._prefix + path} if path else {})}
         try:
             call: Callable[..., Any] = getattr(self._connected(), name)
@@ -224,7 +213,7 @@ class _Bucket:
                 f"{self._where} has no certificate that is trusted here: {reason(error)}",
                 "for a private authority, set ca_file of the target to its certificates",
             ) from None
-        except errors.HTTPClientError as error:
+        except (errors.HTTPClientError, errors.ConnectionError) as error:
             raise TryAgain(f"{self._where} can't be reached: {reason(error)}") from None
         except errors.BotoCoreError as error:
             hint = "check the credentials and the profile of the target"

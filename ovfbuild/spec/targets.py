@@ -7,6 +7,7 @@ it lies.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -135,6 +136,37 @@ class OpenStackTarget(Target):
     """What --keep-old does to a version: hide leaves it to those who know its id."""
 
 
+class LibvirtTarget(Target):
+    """A libvirt daemon with QEMU. Credentials are libvirt's and ssh's own."""
+
+    kind: Literal["libvirt"]
+    """The kind of target."""
+    uri: str = "qemu:///system"
+    """How libvirt is reached, such as "qemu+ssh://root@host/system"."""
+    pool: f.ScriptName = "default"
+    """The storage pool, of type dir, fs or netfs."""
+    network: str = "default"
+    """Where network cards hang: a network of libvirt's, "bridge:NAME", or "user" for QEMU's own."""
+    networks: Mapping[str, str] = {}
+    """The same for networks of the descriptor by name."""
+    domain_type: Literal["kvm", "qemu"] | None = None
+    """What runs the domain; by default kvm where the host has it."""
+    disk_bus: Literal["ahci", "ide", "pvscsi", "lsilogicsas", "virtio-scsi", "virtio"] | None = None
+    """The disks' controller, instead of the one that the descriptor declares."""
+    start: bool = False
+    """true: start the domain when it is defined."""
+    read_back: bool = False
+    """true: what arrived is read again and its digest compared."""
+
+    @classmethod
+    def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        uri = table.get("uri")
+        if isinstance(uri, str) and not re.match(r"qemu(\+[a-z0-9]+)?://", uri):
+            yield "uri", 'is no URI of QEMU in libvirt; such as "qemu:///system" or "qemu+ssh://root@host/system"'
+        if isinstance(uri, str) and re.search(r"://[^/@]*:[^/@]*@", uri):
+            yield "uri", "has a password in it; ssh and libvirt have places of their own for it"
+
+
 def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
     """A mistake for every key that names a second place of the same secret."""
     found = [key for key in keys if key in table]
@@ -142,7 +174,7 @@ def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str
         yield key, f"stands beside {found[0]}; keep one of the two"
 
 
-_Any = HttpTarget | OpenStackTarget | S3Target
+_Any = HttpTarget | LibvirtTarget | OpenStackTarget | S3Target
 KINDS: Mapping[str, type[Target]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(_Any)}
 """The table of each kind."""
 

@@ -31,7 +31,7 @@ from ovfbuild.vm.machine import Cause, Decision, Ending, Limits, run
 
 _CPU, _MEMORY, _NIC, _DISK = 3, 4, 10, 17
 
-_CONTROLLERS: Mapping[tuple[int, str], str] = {
+CONTROLLERS: Mapping[tuple[int, str], str] = {
     (20, "ahci"): "ahci",
     (20, "vmware.sata.ahci"): "ahci",
     (20, "vmware.nvme.controller"): "nvme",
@@ -43,7 +43,7 @@ _CONTROLLERS: Mapping[tuple[int, str], str] = {
 }
 """(ResourceType, ResourceSubType in small letters) → QEMU's controller."""
 
-_NICS: Mapping[str, str] = {
+NICS: Mapping[str, str] = {
     "e1000": "e1000-82545em",  # VMware's and VirtualBox's E1000 is this one
     "e1000e": "e1000e",
     "vmxnet3": "vmxnet3",
@@ -54,7 +54,7 @@ _NICS: Mapping[str, str] = {
 
 def bootable(resource_type: int, resource_subtype: str) -> bool:
     """Whether QEMU has such a disk controller."""
-    return (resource_type, resource_subtype.lower()) in _CONTROLLERS
+    return (resource_type, resource_subtype.lower()) in CONTROLLERS
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def hardware(
     if beside is not None:
         disks.append(Disk(file_node(beside, "raw", read_only=True), "virtio"))
     models = [
-        _NICS.get((item.resource_sub_type or "").lower(), "e1000-82545em")
+        NICS.get((item.resource_sub_type or "").lower(), "e1000-82545em")
         for item in items
         if item.resource_type == _NIC
     ]
@@ -264,7 +264,7 @@ def _controller(envelope: Envelope, item: Item) -> str:
     parents = {parent.instance_id: parent for parent in envelope.virtual_system.hardware.items}
     parent = parents.get(item.parent or 0)
     if parent is not None:
-        found = _CONTROLLERS.get((parent.resource_type, (parent.resource_sub_type or "").lower()))
+        found = CONTROLLERS.get((parent.resource_type, (parent.resource_sub_type or "").lower()))
         if found:
             return found
     what = f"{parent.element_name} ({parent.resource_sub_type})" if parent else "none"

@@ -10,6 +10,7 @@ from ovfbuild.publish.cloud import Shipment
 from ovfbuild.publish.shipment import prepare
 from ovfbuild.spec.targets import Target, Targets
 from ovfbuild.verify.package import open_package
+from tests.unit.formats.conftest import Pieces, noise, written
 from tests.unit.verify import kit
 
 
@@ -36,10 +37,14 @@ class Heard(Silent):
         return "\n".join(self.said)
 
 
-def ova(path: Path, version: str = "1.0", product: str = "p") -> Path:
-    """A good OVA called `a`."""
+def ova(path: Path, version: str = "1.0", product: str = "p", more: int = 0) -> Path:
+    """A good OVA called `a`; with `more`, it is larger by so many MiB."""
     said = f"<Product>{product}</Product><Version>{version}</Version>"
-    return kit.good().text_with(b"<Product>p</Product>", said.encode()).pack(path)
+    good = kit.good().text_with(b"<Product>p</Product>", said.encode())
+    if more:
+        octets = written(Pieces((more + 2) * kit.MIB, ((0, noise(30000)), (kit.MIB, noise(more * kit.MIB, 1)))))[1]
+        good = good.disk_with(lambda _: octets).text_with(b'ovf:capacity="3"', b'ovf:capacity="%d"' % (more + 2))
+    return good.pack(path)
 
 
 def shipment(path: Path, version: str = "1.0") -> Shipment:

@@ -56,7 +56,7 @@ def test_the_man_page_has_every_key() -> None:
     tables = {"base", "hardware", "networks", "system", "users", "files", "scripts", "cloud_init", "build"}
     tables |= {"properties", "java", "python", "node", "agent", "alive", "extras", "settings", "publish"}
     tables |= {"products", "disks", "deployment_options", "vmware", "config", "extra_config", "sign"}
-    assert _keys(Appliance) - tables == explained
+    assert _keys(Appliance) - tables == explained - tables
 
 
 def _keys(model: Any) -> set[str]:
