@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from ovfbuild import bases
 from ovfbuild.cache import Cache
 from ovfbuild.errors import OvfbuildError, PublishError, UsageError
 from ovfbuild.progress import Silent
 from ovfbuild.publish.delivery import How, Patience
 from ovfbuild.publishing import Published, Publisher
+from ovfbuild.spec.models import Base
+from ovfbuild.verify.package import open_package
+from ovfbuild.vm import disk
 from ovfbuild.vm.fetch import fetch
 from tests import faults
 from tests.unit.publish.kit import Heard, ova, target
@@ -331,3 +335,56 @@ def test_a_bad_package_goes_nowhere(shop: Shop, package: Path) -> None:
     with pytest.raises(OvfbuildError) as caught:
         shop.publish(package, place="bad")
     assert caught.value.exit_code == 6 and shop.nginx.listing("bad") == []
+
+
+def test_the_next_appliance_is_built_over_it(shop: Shop, package: Path, needs: Callable[..., None]) -> None:
+    """Over its disk, byte by byte, which is unpacked once."""
+    needs("qemu-img")
+    url, checksums, _ = shop.publish(package, place="bases").lines
+    base = Base.model_validate({"image": url, "checksums": checksums, "os": "debian:12"})
+    cache, heard = Cache(), Heard()
+    found, again = (bases._image(base, cache, heard, offline=offline) for offline in (False, True))
+    assert found == again and (found.format, found.capacity) == ("qcow2", 3 << 20)
+    (_, member), *_ = open_package(package).disks
+    packed = disk.inside(package, member.offset, member.size)
+    assert disk.compare(packed, disk.described(found.path, "qcow2"))
+    assert heard.said.count("unpack a-disk1.vmdk") == 1
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ovfbuild(folder: Path, *words: str, **environ: str) -> Told:
+    env = {**os.environ, "XDG_CONFIG_HOME": str(folder), **environ}
+    done = subprocess.run([sys.executable, "-m", "ovfbuild", *words], env=env, capture_output=True, text=True)
+    return Told(done.returncode, done.stdout, done.stderr)
+
+
+def test_the_commands(shop: Shop, package: Path, nginx: Nginx, tmp_path: Path) -> None:
+    (tmp_path / "ovfbuild").mkdir()
+    (tmp_path / "ovfbuild/targets.toml").write_text(
+        f'[[publish]]\nname = "web"\nkind = "http"\nurl = "http://127.0.0.1:{nginx.port}/cli"\n'
+        f'[[publish]]\nname = "shut"\nkind = "http"\nurl = "http://127.0.0.1:{nginx.port}/locked"\n'
+        'user = "ci"\npassword_env = "SECRET"\ntries = 1\n'
+    )
+    listed = ovfbuild(tmp_path, "targets", SECRET=PASSWORD[::-1])
+    assert listed.code == 7 and "web           http        good: nginx/" in listed.out
+    assert "shut          http        can't be used: " in listed.out and "401" in listed.out
+    sent = ovfbuild(tmp_path, "publish", str(package), "--to", "web", "--json")
+    told = json.loads(sent.out)
+    assert (sent.code, told["outcome"], told["kind"], told["size"]) == (0, "published", "http", package.stat().st_size)
+    again = ovfbuild(tmp_path, "publish", str(package), "--to", "web")
+    assert again.out.splitlines() == list(told["ids"].values())
+    dry = ovfbuild(tmp_path, "publish", str(package), "--to", "web", "--name", "b", "--dry-run")
+    assert (dry.code, dry.out) == (0, "") and "would send b 1.0" in dry.err
+    assert shop.nginx.listing("cli/b") == []
+    refused = ovfbuild(tmp_path, "publish", str(package), "--to", "shut", SECRET=PASSWORD[::-1])
+    assert refused.code == 7 and PASSWORD[::-1] not in refused.err and "401" in refused.err
+    both = ovfbuild(tmp_path, "publish", str(package), "--to", "web", "--replace", "--keep-old", "1")
+    assert both.code == 2 and "keep one of the two" in both.err
