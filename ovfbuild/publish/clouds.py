@@ -35,6 +35,7 @@ CLOUDS: Mapping[str, Connect] = {
     "libvirt": _extra("libvirt", "libvirt-python", "libvirt"),
     "openstack": _extra("openstack", "openstacksdk", "openstack"),
     "s3": _extra("s3", "boto3", "s3"),
+    "vsphere": _extra("vsphere", "pyvmomi", "vsphere"),
 }
 
 

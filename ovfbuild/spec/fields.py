@@ -132,6 +132,7 @@ _SCRIPT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 ScriptName = Annotated[
     str, _like(_SCRIPT, "a name that a file can have; use letters, digits and . _ -"), json_string(_SCRIPT)
 ]
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 _LOCALE = r"[A-Za-z]+(?:_[A-Z]{2})?(?:\.[A-Za-z0-9-]+)?(?:@[a-z]+)?"
 Locale = Annotated[str, _like(_LOCALE, 'a locale; such as "C.UTF-8" or "de_DE.UTF-8"'), json_string(_LOCALE)]
 _KEYBOARD = r"[a-z][a-z0-9_-]{1,31}"
@@ -139,6 +140,10 @@ Keyboard = Annotated[str, _like(_KEYBOARD, 'a keyboard layout; such as "us", "de
 HTTP = r"https?://[^\s/?#]+[^\s]*"
 HttpUrl = Annotated[str, _like(HTTP, "a URL; it begins with https:// or http://"), json_string(HTTP)]
 _MIRROR = r"(?:https?|file)://[^\s]+"
+Host = Annotated[
+    str, _like(_HOST, 'a server\'s name or address; such as "vcenter.example.org", or with ":8443"'), json_string(_HOST)
+]
+
 Mirror = Annotated[
     str,
     _like(_MIRROR, "the URL of a mirror; it begins with https://, http:// or file://"),

@@ -167,6 +167,45 @@ class LibvirtTarget(Target):
             yield "uri", "has a password in it; ssh and libvirt have places of their own for it"
 
 
+class VSphereTarget(Connected):
+    """A vCenter, or a single ESXi: packages become machines or templates."""
+
+    kind: Literal["vsphere"]
+    """The kind of target."""
+    host: f.Host = Field(examples=["vcenter.example.org"])
+    """The server's name or address; with `:port` if that is not 443."""
+    user: str = Field(examples=["ci@vsphere.local"])
+    """Who logs in."""
+    password_env: str | None = None
+    """The environment variable that holds the password."""
+    password_file: SomePath | None = None
+    """The file whose first line is the password."""
+    datacenter: str | None = None
+    """The datacenter; this key and those below may be left out where there is only one."""
+    cluster: str | None = None
+    """The cluster, or the host, that the machine belongs to."""
+    resource_pool: str | None = None
+    """A resource pool in it, with / between those that lie in each other; by default the cluster itself."""
+    datastore: str | None = None
+    """The datastore for the disks."""
+    folder: str | None = Field(None, examples=["templates/linux"])
+    """The folder of machines, with / between; by default the datacenter's own."""
+    networks: dict[str, str] = Field(default_factory=dict)
+    """By the package's network the server's; one of the same name needs no entry."""
+    template: bool = False
+    """true: it becomes a template."""
+    provisioning: Literal["thin", "thick", "eagerZeroedThick"] = "thin"
+    """How the disks' space is taken."""
+    deployment_option: str | None = None
+    """The id of one of the package's deployment options; by default its own default."""
+    property_mapping: dict[str, str] = Field(default_factory=dict)
+    """Values of the package's properties, by class.key.instance."""
+
+    @classmethod
+    def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        yield from _one_secret(table, "password_env", "password_file")
+
+
 def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:
     """A mistake for every key that names a second place of the same secret."""
     found = [key for key in keys if key in table]
@@ -174,7 +213,7 @@ def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str
         yield key, f"stands beside {found[0]}; keep one of the two"
 
 
-_Any = HttpTarget | LibvirtTarget | OpenStackTarget | S3Target
+_Any = HttpTarget | LibvirtTarget | OpenStackTarget | S3Target | VSphereTarget
 KINDS: Mapping[str, type[Target]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(_Any)}
 """The table of each kind."""
 

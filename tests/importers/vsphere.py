@@ -138,3 +138,41 @@ def _machine(config: Any) -> Imported:
 def _type(device: Any) -> str:
     """`VirtualAHCIController` of a data object of that type."""
     return str(type(device).__name__).rpartition(".")[2]
+
+
+def machines(server: Simulator) -> dict[str, Any]:
+    """By name, the config of every machine."""
+    with _session(server) as content:
+        return {name: one.config for name, one in _found(content).items()}
+
+
+def forget(server: Simulator, name: str) -> None:
+    """Takes the marks of ovfbuild off a machine: now it is anybody's."""
+    with _session(server) as content:
+        marks = ("name", "version", "sha256", "made", "uuid", "begun")
+        gone = [vim.option.OptionValue(key=f"ovfbuild.{one}", value="") for one in marks]
+        _found(content)[name].ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=gone))
+
+
+def clone(server: Simulator, name: str, to: str) -> None:
+    """As its owner would, who makes a machine of it; with the ExtraConfig, which a vCenter copies by itself."""
+    with _session(server) as content:
+        machine = _found(content)[name]
+        where = vim.vm.RelocateSpec(pool=content.rootFolder.childEntity[0].hostFolder.childEntity[0].resourcePool)
+        copied = vim.vm.ConfigSpec(extraConfig=machine.config.extraConfig)
+        machine.CloneVM_Task(
+            machine.parent, to, vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=copied)
+        )
+
+
+def make_folder(server: Simulator, name: str) -> None:
+    with _session(server) as content:
+        content.rootFolder.childEntity[0].vmFolder.CreateFolder(name)
+
+
+def _found(content: Any) -> dict[str, Any]:
+    view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+    try:
+        return {one.name: one for one in view.view}
+    finally:
+        view.DestroyView()

@@ -486,7 +486,8 @@ def test_every_kind_of_validator_has_a_sentence() -> None:
         "str": "string_type",
     }
     ours = {"function-plain", "function-wrap", "function-after"}  # raise sentences themselves
-    silent = {"model-fields", "model-field", "default", "nullable", "definitions", "definition-ref"}
+    # A union is under a validator of ours that picks the one by its kind: pydantic never tries them all.
+    silent = {"model-fields", "model-field", "default", "nullable", "definitions", "definition-ref", "union"}
     kinds = set(_kinds(Appliance.__pydantic_core_schema__))
     assert kinds <= said.keys() | ours | silent, kinds - said.keys() - ours - silent
     for kind in kinds & said.keys():

@@ -1,0 +1,296 @@
+"""`ovfbuild publish` to a vCenter: the simulator, over real SOAP and NFC on loopback, with what goes wrong there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovfbuild import pipeline
+from ovfbuild.errors import PublishError
+from ovfbuild.progress import Silent
+from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publishing import Published, Publisher
+from ovfbuild.spec import plan
+from ovfbuild.spec.appliance import from_table
+from ovfbuild.spec.targets import Target, Targets
+from tests.importers import vsphere
+from tests.unit.publish.kit import Heard
+
+pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
+
+QUICK = Patience(tries=2, first_wait=0.1, longest_wait=1)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of 127.0.0.1, signed by itself; and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    crt, key = folder / "server.pem", folder / "server.key"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *words.split(), "-out", crt, "-keyout", key], check=True, capture_output=True)
+    return crt, key
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A simulator, and a target of it."""
+
+    server: vsphere.Simulator
+    table: dict[str, Any]
+
+    def publish(self, ova: Path, how: How | None = None, heard: Heard | None = None, **more: Any) -> Published:
+        publisher = Publisher(heard or Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=QUICK)
+        return publisher.publish(ova, self.target(**more), how or How(), proven=True)
+
+    def target(self, **more: Any) -> Target:
+        (found,) = Targets.model_validate({"publish": [self.table | more]}, context={"folder": Path("/")}).publish
+        return found
+
+    def machines(self) -> dict[str, Any]:
+        """By name, the config of each that is not of the simulator's own."""
+        return {name: one for name, one in vsphere.machines(self.server).items() if not name.startswith("DC0_")}
+
+    @property
+    def sent(self) -> list[Path]:
+        return sorted(self.server.kept.glob("*/*"), key=lambda one: one.stat().st_mtime)
+
+
+@contextmanager
+def laboratory(vcsim: Path, folder: Path, certificate: tuple[Path, Path], *options: str) -> Iterator[Lab]:
+    crt, key = certificate
+    with vsphere.simulator(vcsim, folder / "lab", ["-cert", str(crt), "-key", str(key), *options]) as server:
+        table = {"name": "lab", "kind": "vsphere", "host": f"{server.host}:{server.port}", "user": vsphere.USER}
+        table |= {"password_env": "SECRET", "ca_file": str(crt), "cluster": "DC0_C0", "timeout": "10 s"}
+        yield Lab(server, table)
+
+
+@pytest.fixture
+def lab(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Lab]:
+    with laboratory(vcsim, tmp_path, certificate) as running:
+        yield running
+
+
+PROPERTIES = [{"key": "greeting", "type": "string", "default": "hello"}]
+
+
+def packed(disk: Path, folder: Path, version: str = "1.0.0", **changes: Any) -> Path:
+    table: dict[str, Any] = {"name": "hello", "version": version, "base": {"image": str(disk)}, **changes}
+    resolved = plan.resolve(from_table(table, folder), {}, profiles=("vsphere",))
+    (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=folder / "dist", boot=False), Silent())
+    return ova
+
+
+@pytest.fixture
+def ova(disk: Path, tmp_path: Path, own_cache: Path) -> Path:
+    return packed(disk, tmp_path, properties=PROPERTIES)
+
+
+def disk_of(ova: Path) -> str:
+    """The SHA-256 of the disk's file in it."""
+    with tarfile.open(ova) as archive:
+        (member,) = (one for one in archive.getmembers() if one.name.endswith(".vmdk"))
+        stream = archive.extractfile(member)
+        assert stream is not None
+        return hashlib.sha256(stream.read()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_same_package_twice_is_one_machine(lab: Lab, ova: Path) -> None:
+    first = lab.publish(ova)
+    assert first.receipt.outcome == "published"
+    assert [digest(one) for one in lab.sent] == [disk_of(ova)], "as it lies in the OVA"
+    (config,) = (machines := lab.machines()).values()
+    assert list(machines) == ["hello-1.0.0"]
+    kept = {one.key: one.value for one in config.extraConfig}
+    assert kept["ovfbuild.sha256"] == digest(ova)
+    assert not config.template
+    assert lab.publish(ova).receipt.outcome == "present"
+    assert list(lab.machines()) == ["hello-1.0.0"]
+    assert len(lab.sent) == 1, "nothing was sent again"
+
+
+def test_a_template_with_a_network_a_property_and_a_folder(
+    lab: Lab, disk: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    vsphere.make_folder(lab.server, "templates")
+    ova = packed(disk, tmp_path, properties=PROPERTIES, networks=[{"name": "somewhere"}])
+    more: dict[str, Any] = {
+        "template": True,
+        "networks": {"somewhere": "DC0_DVPG0"},
+        "property_mapping": {"greeting": "hi"},
+    }
+    lab.publish(ova, folder="templates", **more)
+    config = lab.machines()["hello-1.0.0"]
+    assert config.template
+    assert {one.key: one.value for one in config.extraConfig}["greeting"] == "hi", "the simulator puts it there"
+    (card,) = (
+        one
+        for one in config.hardware.device
+        if "ethernet" in type(one).__name__.lower() or "mxnet" in type(one).__name__
+    )
+    assert "DistributedVirtualPort" in type(card.backing).__name__
+    with pytest.raises(PublishError, match=r"somewhere.*there are \d"):
+        lab.publish(ova, How(replace=True), networks={})
+    with pytest.raises(PublishError, match="has no property 'other'"):
+        lab.publish(ova, How(replace=True), **more | {"property_mapping": {"other": "1"}})
+    with pytest.raises(PublishError, match="there is no 'nowhere'"):
+        lab.publish(ova, folder="nowhere")
+    assert lab.publish(ova, folder="templates", **more).receipt.outcome == "present"
+
+
+def test_a_deployment_option(lab: Lab, disk: Path, tmp_path: Path, own_cache: Path) -> None:
+    options = [
+        {"id": "small", "label": "Small", "description": "for a few", "default": True},
+        {"id": "large", "label": "Large", "description": "for many", "cpus": 8, "memory": "8 GiB"},
+    ]
+    ova = packed(disk, tmp_path, deployment_options=options)
+    lab.publish(ova, deployment_option="large")
+    assert lab.machines()["hello-1.0.0"].hardware.numCPU == 8
+
+
+def test_another_content_of_a_version_takes_its_place_when_asked(
+    lab: Lab, ova: Path, disk: Path, tmp_path: Path
+) -> None:
+    lab.publish(ova)
+    other = packed(disk, tmp_path / "b", summary="another")
+    with pytest.raises(PublishError, match="is there already with another content") as refused:
+        lab.publish(other)
+    assert refused.value.exit_code == 7
+    assert len(lab.sent) == 1
+    receipt = lab.publish(other, How(replace=True)).receipt
+    assert [one.version for one in receipt.removed] == ["1.0.0"]
+    (config,) = lab.machines().values()
+    assert list(lab.machines()) == ["hello-1.0.0"]
+    assert {one.key: one.value for one in config.extraConfig}["ovfbuild.sha256"] == digest(other)
+
+
+def test_versions_stay_until_there_are_too_many(lab: Lab, ova: Path, disk: Path, tmp_path: Path) -> None:
+    lab.publish(ova)
+    lab.publish(packed(disk, tmp_path, "1.1.0"))
+    assert sorted(lab.machines()) == ["hello-1.0.0", "hello-1.1.0"]
+    lab.publish(packed(disk, tmp_path, "1.2.0"), How(keep_old=1))
+    assert sorted(lab.machines()) == ["hello-1.1.0", "hello-1.2.0"]
+
+
+def test_a_machine_of_that_name_that_is_another_s_is_not_touched(lab: Lab, ova: Path) -> None:
+    lab.publish(ova)
+    vsphere.forget(lab.server, "hello-1.0.0")
+    before = vsphere.machines(lab.server)["hello-1.0.0"].instanceUuid
+    for how in (How(), How(replace=True)):
+        with pytest.raises(PublishError, match="that ovfbuild did not put there"):
+            lab.publish(ova, how)
+    assert lab.machines()["hello-1.0.0"].instanceUuid == before
+    assert len(lab.sent) == 1
+
+
+def test_a_clone_is_its_owner_s(lab: Lab, ova: Path, disk: Path, tmp_path: Path) -> None:
+    lab.publish(ova)
+    vsphere.clone(lab.server, "hello-1.0.0", "mine")
+    assert {one.key for one in lab.machines()["mine"].extraConfig} >= {"ovfbuild.sha256"}, "it has the marks, too"
+    lab.publish(packed(disk, tmp_path, "1.1.0"), How(keep_old=0))
+    assert sorted(lab.machines()) == ["hello-1.1.0", "mine"]
+
+
+def test_a_dry_run_sends_nothing(lab: Lab, ova: Path) -> None:
+    assert lab.publish(ova, How(dry_run=True)).receipt.outcome == "planned"
+    assert lab.machines() == {}
+
+
+def test_a_look_at_the_target(lab: Lab) -> None:
+    publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=QUICK)
+    tested = publisher.test(lab.target())
+    assert tested.standing, tested.error
+    assert "vCenter" in tested.standing.server
+    assert tested.standing.room
+
+
+def test_a_wrong_password(lab: Lab, ova: Path) -> None:
+    publisher = Publisher(Silent(), environ={"SECRET": "not the right one"}, patience=QUICK)
+    with pytest.raises(PublishError, match=f"does not let {vsphere.USER} in") as refused:
+        publisher.publish(ova, lab.target(), How(), proven=True)
+    assert refused.value.exit_code == 7
+    assert "not the right one" not in refused.value.message + refused.value.hint
+    assert lab.machines() == {}
+
+
+def test_a_certificate_that_nobody_trusts(lab: Lab, ova: Path) -> None:
+    with pytest.raises(PublishError, match="has no certificate that is trusted here"):
+        lab.publish(ova, ca_file=None)
+    assert lab.machines() == {}
+    heard = Heard()
+    lab.publish(ova, heard=heard, ca_file=None, insecure=True)
+    assert "any certificate is believed" in heard.text
+    assert vsphere.PASSWORD not in heard.text
+
+
+def test_a_server_that_is_down(lab: Lab, ova: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(PublishError, match=r"refused.* \(2 tries\)") as failed:
+        lab.publish(ova, host=f"127.0.0.1:{port}")
+    assert failed.value.exit_code == 7
+    assert time.monotonic() - started < 10
+
+
+def test_a_connection_that_is_cut_in_the_middle(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    with laboratory(vcsim, tmp_path, certificate, "-cut", "60000") as lab:
+        heard = Heard()
+        assert lab.publish(ova, heard=heard).receipt.outcome == "published"
+        assert "trying again" in heard.text
+        assert list(lab.machines()) == ["hello-1.0.0"], "nothing is left of the first try"
+        assert digest(lab.sent[-1]) == disk_of(ova)
+
+
+def test_the_last_try_is_cleaned_away_too(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    with laboratory(vcsim, tmp_path, certificate, "-cut", "60000") as lab:
+        publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=Patience(tries=1))
+        with pytest.raises(PublishError, match=r"\(1 tries\)"):
+            publisher.publish(ova, lab.target(), How(), proven=True)
+        assert lab.machines() == {}
+
+
+def test_a_run_that_is_killed_in_the_middle(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    with laboratory(vcsim, tmp_path, certificate, "-stall", "60000") as lab:
+        config = tmp_path / "config" / "ovfbuild"
+        config.mkdir(parents=True)
+        lines = (f'{key} = "{value}"' for key, value in lab.table.items())
+        (config / "targets.toml").write_text("\n".join(["[[publish]]", *lines]) + "\n")
+        environ = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config"), "SECRET": vsphere.PASSWORD}
+        argv = [sys.executable, "-m", "ovfbuild", "publish", str(ova), "--to", "lab"]
+        with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+            deadline = time.monotonic() + 60
+            log = tmp_path / "lab" / "vcsim.log"
+            while "stalled" not in log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            run.send_signal(signal.SIGKILL)
+        (left,) = lab.machines()
+        assert ".unfinished-" in left, "it never looks whole"
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "hello-1.0.0" in done.stdout
+        assert vsphere.PASSWORD not in done.stdout + done.stderr
+        assert list(lab.machines()) == ["hello-1.0.0"]
+        assert digest(lab.sent[-1]) == disk_of(ova)
