@@ -18,8 +18,8 @@ appliance: ## build examples/hello, verify it, print the OVA and how to import i
 test: setup ## all tests but the long matrix; a real Debian from start to end
 	$(PY) -m pytest -m "not acceptance and not importers" --durations=10
 
-check: setup ## the tests without real guests
-	$(PY) -m pytest -m "not acceptance and not guest and not importers"
+check: setup ## the tests without real guests and clouds
+	$(PY) -m pytest -m "not acceptance and not guest and not cloud and not importers"
 
 acceptance: ## the long matrix: every distribution, agent and failure, on real guests (hours)
 	@scripts/setup acceptance

@@ -127,7 +127,7 @@ def needed() -> None:
 def python(source: str, *words: str) -> str:
     """What a program says that runs beside the servers' own modules."""
     argv = [str(HOME / "bin" / "python"), "-W", "ignore", "-c", source, *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=400).stdout
 
 
 @contextmanager

@@ -27,6 +27,7 @@ Image = Mapping[str, Any]
 _PATCH = "application/openstack-images-v2.1-json-patch"
 _OCTETS = "application/octet-stream"
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
+_UNREACHED = re.compile(r"Unable to establish connection|timed out")
 _CERTIFICATE = re.compile(r"(certificate verify failed: [^(\"']*)")
 
 
@@ -147,9 +148,8 @@ class Glance:
         except (login.ClientException, SDKException) as error:
             if _CERTIFICATE.search(str(error)):  # where the catalogue is looked for, errors are only told of
                 self._untrusted(error)
-            status = getattr(error, "http_status", None)
-            if status in _PASSING:
-                raise TryAgain(f"{self.host or 'the cloud'}: {_first_line(error)}") from None
+            if getattr(error, "http_status", None) in _PASSING or _UNREACHED.search(str(error)):
+                raise TryAgain(f"{self.host or 'the cloud'} can't be reached: {_first_line(error)}") from None
             hint = "check auth_url, region_name and the login in clouds.yaml"
             raise PublishError(f"the cloud: {_first_line(error)}", hint) from None
 

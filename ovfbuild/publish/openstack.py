@@ -8,6 +8,7 @@ An image is ours by its properties: `ovfbuild_name`, `ovfbuild_version`, `ovfbui
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ _SECRETS = ("password", "application_credential_secret", "token", "passcode")
 @contextmanager
 def connect(target: OpenStackTarget, around: Surroundings) -> Iterator[Cloud]:
     """See `clouds.connect`."""
+    logging.getLogger("keystoneauth").addHandler(logging.NullHandler())  # what it warns of comes as an error, too
     region = _region(target, around)
     if region.config.get("verify") is False:
         around.progress.warn(f"{target.name}: verify is false in clouds.yaml, so any certificate is believed")

@@ -23,7 +23,7 @@ from tests.integration.guests import free_port
 from tests.unit.formats.conftest import Pieces, noise, written
 from tests.unit.verify.kit import good
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
 MIB = 1 << 20
 
 
@@ -61,7 +61,7 @@ class User:
 
     def target(self, **keys: object) -> None:
         """targets.toml, with the target `lab`."""
-        table = {"name": "lab", "kind": "openstack", "cloud": "lab", "timeout": "20 s", "tries": 2, **keys}
+        table = {"name": "lab", "kind": "openstack", "cloud": "lab", "timeout": "60 s", "tries": 2, **keys}
         lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
         for key, value in table.items():
             if isinstance(value, dict):
@@ -327,10 +327,10 @@ def test_a_token_that_is_taken_back(user: User, cloud: openstack.Cloud, tmp_path
 
 
 def test_a_server_that_says_nothing(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
-    user.target(timeout="4 s")
+    user.target(timeout="10 s")
 
     def sleep(head: bytes) -> bytes:
-        time.sleep(10)
+        time.sleep(20)
         return b""
 
     with proxy(cloud.glance["one"]) as between:
