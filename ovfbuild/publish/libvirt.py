@@ -303,10 +303,31 @@ class _Host:
         if self._connection is None:
             _run_events()
             kinds = [libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
-            self._connection = libvirt.openAuth(self._target.uri, [kinds, self._answer, None], 0)
+            auth = [kinds, self._answer, None]
+            self._connection = self._in_time(lambda: libvirt.openAuth(self._target.uri, auth, 0))
             with suppress(libvirt.libvirtError):  # not every transport has it
                 self._connection.setKeepAlive(max(1, int(self._target.timeout / 5)), 4)
         return self._connection
+
+    def _in_time(self, step: Callable[[], _T]) -> _T:
+        """What a step returns that libvirt itself waits for without end. Raises TryAgain when it takes too long."""
+        done: list[_T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                done.append(step())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self._target.timeout)
+        if failed:
+            raise failed[0]
+        if not done:
+            raise TryAgain(f"{self._target.name} ({self._target.uri}): no answer in time")
+        return done[0]
 
     def _answer(self, asked: list[list[Any]], _: object) -> int:
         """What ~/.config/libvirt/auth.conf does not tell."""

@@ -182,6 +182,19 @@ def test_a_full_disk(shop: Shop, package: Path) -> None:
     assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
 
 
+@pytest.mark.parametrize("when", ["at first", "at half"])
+def test_a_daemon_that_says_nothing(shop: Shop, package: Path, when: str) -> None:
+    near = shop.daemon.folder / when.replace(" ", "-")
+    line = Line(near, shop.daemon.socket, 1 if when == "at first" else 150_000, 9, "stop")
+    with pytest.raises(PublishError, match=r"\(3 tries\)") as caught:
+        shop.publish(package, uri=shop.daemon.uri(near), timeout="1 s")
+    assert line.stopped.is_set() and caught.value.exit_code == 7
+    left = shop.daemon.volumes
+    assert not left or "the next publish removes it" in caught.value.hint
+    shop.publish(package)
+    assert len(shop.daemon.volumes) == 1
+
+
 class Line:
     """A way to the daemon that stops, or is cut, after so many bytes from the client, so many times."""
 

@@ -7,10 +7,13 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,6 +231,28 @@ def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UsageError, match="boto3 finds no credentials"):
         shop.publish(package)
+
+
+def test_a_certificate_of_nobody(shop: Shop, package: Path, tmp_path: Path, needs: Callable[..., None]) -> None:
+    """The line has TLS of its own; it is not got past."""
+    needs("openssl")
+    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made: list[str | Path] = ["-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "pem"]
+    subprocess.run(["openssl", "req", "-x509", "-days", "2", *name, *made], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    context.wrap_socket(server.accept()[0], server_side=True).close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(PublishError, match="no certificate that is trusted here: self-signed certificate"):
+            shop.publish(package, endpoint=url)
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_credentials_come_from_a_profile_and_are_never_seen(
