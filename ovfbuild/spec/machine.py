@@ -67,7 +67,7 @@ def machine(appliance: Appliance, profile: Profile) -> Machine:
         drive = places.pop(1) if drives == kind else Place(drives, *controller(drives).places[0])
     return Machine(
         disk_controller=kind,
-        disks=tuple(places[: 1 + len(appliance.disks)]),
+        disks=tuple(places[: profile.disk.most][: 1 + len(appliance.disks)]),
         drive=drive,
         adapters=tuple(Adapter(one.name, one.model or profile.nic.model) for one in appliance.networks),
         transport=tuple(way for way in profile.transport if cdrom or way != "iso"),

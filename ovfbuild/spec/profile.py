@@ -55,6 +55,8 @@ class DiskProfile(Table):
     """Where the appliance does not say."""
     controllers: tuple[ControllerName, ...]
     """Those that an appliance may ask for."""
+    most: int | None = Field(None, ge=1)
+    """How many disks the importers take, where that is less than a controller has room for."""
 
 
 class CdromProfile(Table):

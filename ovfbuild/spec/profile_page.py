@@ -65,6 +65,8 @@ def _machine(profile: Profile) -> Iterator[str]:
     disk, nic = profile.disk, profile.nic
     yield f"- disk: `{disk.controller}`, {catalogue.controller(disk.controller).title}"
     yield f"  - `[hardware] controller` may be {_codes(disk.controllers)}"
+    if disk.most:
+        yield f"  - at most {disk.most} disks"
     yield f"- network cards: `{nic.model}`, {catalogue.nic(nic.model).title}"
     yield f"  - `[[networks]] model` may be {_codes(nic.models)}"
     optional = "" if profile.cdrom.required else "; an importer may leave it out"

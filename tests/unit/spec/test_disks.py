@@ -95,3 +95,10 @@ def test_more_than_have_room_are_refused(tmp_path: Path) -> None:
     ]
     without = appliance(tmp_path, *({"size": "1 GiB"},) * 3, hardware={"controller": "ide", "cdrom": False})
     assert list(refusals(without, load_profile("portable"))) == []
+
+
+def test_a_profile_may_take_fewer_than_there_is_room_for(tmp_path: Path) -> None:
+    seven = appliance(tmp_path, *({"size": "1 GiB"},) * 6)
+    (said,) = refusals(seven, load_profile("proxmox"))
+    assert said.startswith("disks: SATA (AHCI) of profile proxmox has room for 6 disks")
+    assert list(refusals(seven, load_profile("workstation"))) == []
