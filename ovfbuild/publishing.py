@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,9 +106,10 @@ class Publisher:
 
     def require(self, targets: Sequence[Target]) -> None:
         """The same before a long build. Raises what the first target that can't be used says."""
-        for target in targets:
-            with step(self._progress, f"try target {target.name}"), self._connected(target) as cloud:
-                self._standing(cloud, target, write=True)
+        for target in targets:  # in no step: a secret may be asked for
+            with self._connected(target) as cloud:
+                standing = self._standing(cloud, target, write=True)
+            self._progress.note(f"target {target.name} can be used: {standing.server}")
 
     def publish(
         self, path: Path, target: Target, how: How, *, name: str | None = None, proven: bool = False
@@ -145,6 +147,11 @@ class Publisher:
                 yield cloud
         except OvfbuildError as error:
             raise self._secrets.redacted(error) from None
+        except Exception as error:
+            told = "".join(traceback.format_exception(error))
+            if (safe := self._secrets.redact(told)) == told:
+                raise
+            raise RuntimeError(safe) from None  # a bug, told with all but the secret
 
     def _standing(self, cloud: Cloud, target: Target, *, write: bool) -> Standing:
         return patiently(lambda: cloud.standing(write=write), self._patience_of(target), self._progress)
