@@ -20,6 +20,8 @@ from tests.importers.imported import Imported
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MIB = 1 << 20
+FURTHER = (16, 33)
+"""MiB of the empty disks of those that have several: each of another size, so that their order shows."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def _variants(profile: Profile) -> Iterator[Case]:
         rich = {"controller": controller, "cdrom": True, "cpus": 4, "memory": "3 GiB", **extras}
         rich |= {"firmware": "efi"} if "efi" in profile.takes else {}
         yield Case(f"{controller} alone", hello, profile.name, {"hardware": lean})
-        yield Case(f"{controller} and all else", hello, profile.name, {"hardware": rich, "networks": networks})
+        more = {"networks": networks, "disks": [{"size": f"{size} MiB"} for size in FURTHER]}
+        yield Case(f"{controller} and all else", hello, profile.name, {"hardware": rich, **more})
 
 
 _IN_VIRTUALBOX = {
@@ -95,7 +98,7 @@ _IN_VSPHERE = {
 }  # fmt: skip
 
 
-def in_virtualbox(case: Case, disks: int) -> Imported:
+def in_virtualbox(case: Case) -> Imported:
     """Without a vbox:Machine it goes by the CIM number of the system, makes no EFI and, of an item, no drive."""
     profile, asked = load_profile(case.profile), case.appliance.hardware
     system = guest_os(case.appliance.base.guest_os)
@@ -107,7 +110,7 @@ def in_virtualbox(case: Case, disks: int) -> Imported:
         memory=asked.memory // MIB,
         os_type=system.virtualbox if own else by_number[system.cim],
         firmware=asked.firmware if own else "bios",
-        disks=(_IN_VIRTUALBOX[case.machine.disk_controller],) * disks,
+        disks=tuple(_IN_VIRTUALBOX[place.name] for place in case.machine.disks),
         drives=(drive,) if own and case.machine.drive else (),
         nics=tuple(
             f"{_IN_VIRTUALBOX[one.name]}/{(one.network if number else 'nat') if own else 'bridged'}"
@@ -116,7 +119,7 @@ def in_virtualbox(case: Case, disks: int) -> Imported:
     )
 
 
-def in_vsphere(case: Case, disks: int) -> Imported:
+def in_vsphere(case: Case) -> Imported:
     """The simulator connects to the only network that it has, and does not read vmw:Config."""
     profile, asked = load_profile(case.profile), case.appliance.hardware
     system = guest_os(case.appliance.base.guest_os)
@@ -126,7 +129,7 @@ def in_vsphere(case: Case, disks: int) -> Imported:
         memory=asked.memory // MIB,
         os_type=os_type or "otherGuest",
         firmware="",
-        disks=(_IN_VSPHERE[case.machine.disk_controller],) * disks,
+        disks=tuple(_IN_VSPHERE[place.name] for place in case.machine.disks),
         drives=("VirtualIDEController",) if case.machine.drive else (),
         nics=tuple(f"{_IN_VSPHERE[one.name]}/VM Network" for one in case.machine.adapters),
     )

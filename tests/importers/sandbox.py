@@ -21,13 +21,19 @@ class Sandbox:
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, *argv: str, timeout: float = 300) -> str:
-        """What the program wrote on stdout; ProgramError if it failed, or was not done after `timeout` seconds."""
+    def run(self, *argv: str, shown: Mapping[str, Path] | None = None, timeout: float = 300) -> str:
+        """What the program wrote on stdout; ProgramError if it failed, or was not done after `timeout` seconds.
+
+        `shown` are files of the host by their paths there, below /tmp.
+        """
         settings = {"HOME": "/tmp", "PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C.UTF-8", **self.env}
         where = ("--ro-bind", self.root, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run")
         words = [word for key, value in settings.items() for word in ("--setenv", key, value)]
+        files = [word for inside, path in (shown or {}).items() for word in ("--ro-bind", path, inside)]
         own = ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv")
-        return run(["bwrap", *own, *where, "--bind", self.work, WORK, "--chdir", WORK, *words, *argv], timeout=timeout)
+        return run(
+            ["bwrap", *own, *where, "--bind", self.work, WORK, "--chdir", WORK, *files, *words, *argv], timeout=timeout
+        )
 
 
 def check_host() -> None:

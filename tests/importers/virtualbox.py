@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ovfbuild.files import digest_of
@@ -20,9 +21,9 @@ class VirtualBox:
         self._sandbox = Sandbox(root, work, {"VBOX_USER_HOME": f"{WORK}/settings"})
         self.manage("setproperty", "machinefolder", f"{WORK}/machines")
 
-    def manage(self, *argv: str) -> str:
+    def manage(self, *argv: str, shown: Mapping[str, Path] | None = None) -> str:
         """Runs a subcommand of VBoxManage; its service lives no longer than that."""
-        return self._sandbox.run("/usr/lib/virtualbox/VBoxManage", *argv)
+        return self._sandbox.run("/usr/lib/virtualbox/VBoxManage", *argv, shown=shown)
 
     def version(self) -> str:
         return self.manage("--version").strip()
@@ -35,14 +36,10 @@ class VirtualBox:
     def take(self, ova: Path) -> Import:
         """Imports the OVA, which has one machine, reads its disks out as raw images, and removes it again."""
         name = f"{ova.stem}-{digest_of(str(ova))[:8]}"
-        inside = f"{WORK}/{name}.ova"
-        (self._work / f"{name}.ova").hardlink_to(ova)
-        try:
-            said = self.manage("import", inside, "--dry-run")
-            licence = ("--eula", "accept") if "End-user license" in said else ()
-            said += self.manage("import", inside, "--vsys", "0", "--vmname", name, *licence)
-        finally:
-            (self._work / f"{name}.ova").unlink()
+        inside = f"/tmp/{name}.ova"
+        said = self.manage("import", inside, "--dry-run", shown={inside: ova})
+        licence = ("--eula", "accept") if "End-user license" in said else ()
+        said += self.manage("import", inside, "--vsys", "0", "--vmname", name, *licence, shown={inside: ova})
         assert "Successfully imported the appliance." in said, said
         try:
             seen = _read(self.manage("showvminfo", name, "--machinereadable"))
