@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class Publisher:
         with self._connected(target) as cloud:
             standing = self._standing(cloud, target, write=False)
             _fits(shipment, standing)
-            receipt = deliver(cloud, shipment, how, self._progress, self._patience_of(target))
+            receipt = deliver(cloud, shipment, _merged(how, target), self._progress, self._patience_of(target))
         published = Published(target, shipment, receipt)
         if receipt.outcome == "present":
             self._progress.note(f"{shipment.name} {shipment.version} is on {target.name} already, with this content")
@@ -158,6 +158,12 @@ class Publisher:
 
     def _patience_of(self, target: Target) -> Patience:
         return self._patience or Patience(target.tries)
+
+
+def _merged(how: How, target: Target) -> How:
+    """What is asked for, and where nothing is, what the target's table says."""
+    keep_old = target.keep_old if how.keep_old is None else how.keep_old
+    return replace(how, keep_old=keep_old, supersede=target.same_version == "replace")
 
 
 def _fits(shipment: Shipment, standing: Standing) -> None:

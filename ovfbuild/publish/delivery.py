@@ -44,6 +44,8 @@ class How:
     keep_old: int | None = None
     """How many other versions stay; None for all."""
     dry_run: bool = False
+    supersede: bool = False
+    """Let another content of its version be replaced, but send nothing that is there."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
     others = [one for one in reversed(whole) if one.version != shipment.version]
     current = twins[-1] if twins else None
     present = current if current and current.digest == shipment.digest and not how.replace else None
-    if current and present is None and not how.replace:
+    if current and present is None and not (how.replace or how.supersede):
         raise PublishError(
             f"{shipment.name} {shipment.version} is there already with another content ({_said(current)})",
-            "--replace puts this in its place; else give it another version, or another --name",
+            "publish --replace puts this in its place; else give it another version, or another --name",
         )
     resume = next((one for one in broken if one.resumable and one.digest == shipment.digest and not present), None)
     old = others[how.keep_old :] if how.keep_old is not None else []

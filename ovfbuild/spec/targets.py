@@ -49,6 +49,10 @@ class Target(Table):
     """The kind of target."""
     tries: int = Field(5, ge=1, le=100)
     """How often an upload is tried; a try that got further does not count."""
+    same_version: Literal["refuse", "replace"] = "refuse"
+    """What becomes of another content of a version that is there."""
+    keep_old: int | None = Field(None, ge=0)
+    """How many other versions stay when a package has arrived; by default all."""
 
 
 class Connected(Target):

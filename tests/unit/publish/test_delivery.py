@@ -111,6 +111,14 @@ def test_another_content_of_the_same_version_is_refused(cargo: Shipment) -> None
     assert cloud.things == [stored()]
 
 
+def test_a_target_may_let_it_be_superseded_but_not_sent_again(cargo: Shipment) -> None:
+    cloud = Cloudlet()
+    cloud.things = [stored()]
+    outcomes = [deliver(cloud, cargo, How(supersede=True), Silent(), QUICK).outcome for _ in range(2)]
+    assert outcomes == ["published", "present"]
+    assert [one.digest for one in cloud.things] == [cargo.digest]
+
+
 def test_old_versions_go_by_age(cargo: Shipment) -> None:
     cloud = Cloudlet()
     cloud.things = [stored("0.1", made=1), stored("0.3", made=3), stored("0.2", made=2)]
