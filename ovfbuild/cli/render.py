@@ -109,26 +109,68 @@ def _signer(signature: dict[str, Any] | None) -> list[str]:
 
 
 def package(facts: dict[str, Any]) -> str:
-    """An OVA, section by section."""
-    system = facts["system"]
-    lines = [
-        f"{facts['path']}  {size(facts['size'])}",
+    """An OVA, section by section; nothing of what it says of itself can steer the terminal."""
+    lines = [f"{facts['path']}  {size(facts['size'])}"]
+    for number, system in enumerate([facts["system"], *facts["further_systems"]]):
+        lines += _machine(system) if number else [*_machine(system)[:1], *_about(facts), *_machine(system)[1:]]
+    lines += [f"  network    {network}" for network in facts["networks"]]
+    lines += [_disk(disk) for disk in facts["disks"]]
+    lines += [
+        f"  choice     {one['id']}: {one['label']}{' (default)' * one['default']}" for one in facts["configurations"]
+    ]
+    lines += [_property(one) for one in facts["properties"]]
+    lines += _text("annotation", facts["annotation"])
+    lines += [line for eula in facts["eulas"] for line in _text("licence", eula)]
+    lines += _software(facts.get("sbom"))
+    lines += _papers(facts)
+    lines += [f"  member     {member['name']}  {size(member['size'])}" for member in facts["members"]]
+    return "\n".join("".join(one if one.isprintable() else "�" for one in line) for line in lines)
+
+
+def _machine(system: dict[str, Any]) -> list[str]:
+    return [
         f"  name       {system['name']}",
-        f"  product    {' '.join(filter(None, (facts['product'].get('name'), facts['product'].get('version'))))}",
-        f"  vendor     {facts['product'].get('vendor') or '-'}",
         f"  guest OS   {system['os']} (CIM {system['os_id']}, {system['vmw_os_type'] or 'no vmw:osType'})",
         f"  hardware   {system['cpus']} CPUs, {size(system['memory'])}, {system['firmware']}",
         f"  family     {system['family']}",
+        *(f"  device     {device}" for device in system["devices"]),
+        *(f"  setting    {key} = {value}" for key, value in system["settings"].items()),
     ]
-    lines += [f"  device     {device}" for device in system["devices"]]
-    lines += [f"  network    {network}" for network in facts["networks"]]
-    lines += [
+
+
+def _about(facts: dict[str, Any]) -> list[str]:
+    """The products, and who makes them."""
+    lines = []
+    for one in [facts["product"], *facts["further_products"]]:
+        named = " ".join(filter(None, (one.get("name"), one.get("version"))))
+        lines += [f"  product    {named}", f"  vendor     {one.get('vendor') or '-'}"]
+    return lines
+
+
+def _disk(disk: dict[str, Any]) -> str:
+    where = f", on {disk['controller']}" if disk["controller"] else ""
+    how = f", {disk['compression']}" if disk["compression"] else ""
+    return (
         f"  disk       {disk['file'] or 'empty'}: capacity {size(disk['capacity'])}, "
-        f"populated {size(disk['populated'])}, file {size(disk['size'])}"
-        for disk in facts["disks"]
-    ]
-    lines += [f"  property   {prop['key']} ({prop['type']}) = {prop['value']!r}" for prop in facts["properties"]]
-    lines += _signer(facts.get("signature"))
-    lines += _software(facts.get("sbom"))
-    lines += [f"  member     {member['name']}  {size(member['size'])}" for member in facts["members"]]
-    return "\n".join(lines)
+        f"populated {size(disk['populated'])}, file {size(disk['size'])}{how}{where}"
+    )
+
+
+def _property(one: dict[str, Any]) -> str:
+    value = "(a password)" if one["password"] and one["value"] else repr(one["value"])
+    return f"  property   {one['key']} ({one['type']}) = {value}"
+
+
+def _text(what: str, said: str | None) -> list[str]:
+    """A text of several lines, one below the other."""
+    lines = [line.rstrip() for line in (said or "").strip().splitlines()]
+    return [f"  {what if number == 0 else '':10} {line}" for number, line in enumerate(lines)]
+
+
+def _papers(facts: dict[str, Any]) -> list[str]:
+    """The manifest, and who signed it."""
+    manifest = facts["manifest"]
+    lines = ["  manifest   none"]
+    if manifest:
+        lines = [f"  manifest   {manifest['file']}: {', '.join(manifest['algorithms'])} of {manifest['files']} files"]
+    return lines + _signer(facts["signature"])

@@ -24,9 +24,7 @@ from ovfbuild.verify.verdict import Finding, Verdict
 _PIECE = 1 << 20
 _MOST_OF_A_RULE = 25
 """Findings: what comes after them tells nothing new."""
-_SIGNATURE = re.compile(rb"(?m)^SHA(?:1|256|384|512)\(([^()\r\n]+)\)= ?[0-9a-fA-F]+\r?$")
 _OTHER_DIGESTS = {"SHA1": "manifest-sha1", "SHA512": "manifest-sha512"}
-_PEM = b"-----BEGIN CERTIFICATE-----"
 
 
 def judge(package: Package, progress: Progress) -> Verdict:

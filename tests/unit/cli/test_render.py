@@ -36,10 +36,20 @@ def test_a_package_that_leaves_things_unsaid() -> None:
             **dict.fromkeys(("name", "os", "os_id", "vmw_os_type", "family", "cpus", "firmware")),
             "memory": 0,
             "devices": [],
+            "settings": {},
         },
+        "further_systems": [],
+        "further_products": [],
+        "configurations": [],
+        "annotation": None,
+        "eulas": [],
+        "manifest": None,
+        "signature": None,
         "product": {},
         "networks": [],
-        "disks": [{"file": None, "capacity": 1, "populated": None, "size": None}],
+        "disks": [
+            {"file": None, "capacity": 1, "populated": None, "size": None, "compression": None, "controller": None}
+        ],
         "properties": [],
         "members": [],
     }
