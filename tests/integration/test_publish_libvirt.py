@@ -25,6 +25,7 @@ from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from tests.unit.publish.kit import Heard, ova, target
 
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
 libvirt: Any = pytest.importorskip("libvirt")
 
 QUICK = Patience(tries=3, first_wait=0.01, longest_wait=0.02)

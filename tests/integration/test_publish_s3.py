@@ -27,6 +27,7 @@ from ovfbuild.publishing import Published, Publisher
 from tests import faults
 from tests.unit.publish.kit import Heard, ova, target
 
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
 boto3: Any = pytest.importorskip("boto3")
 
 SECRET = "writer-secret-not-to-be-seen"
