@@ -76,8 +76,10 @@ class LogProgress:
     def bytes(self, done: int, total: int | None) -> None:
         if time.monotonic() - self._last_bytes >= 10:
             self._last_bytes = time.monotonic()
+            rate = done / max(time.monotonic() - self._since, 0.001)
             share = f" of {total / 1e6:.0f} MB ({done / total:.0%})" if total else " MB"
-            self._say(f"  {done / 1e6:.0f}{share}")
+            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+            self._say(f"  {done / 1e6:.0f}{share}, {rate / 1e6:.0f} MB/s{left}")
 
     def note(self, text: str) -> None:
         self._say(text)

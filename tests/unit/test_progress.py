@@ -102,4 +102,4 @@ def test_bytes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     for second in range(25):
         now[0] = 100.0 + second
         log.bytes(second * 1_000_000, 50_000_000 if second < 20 else None)
-    assert stream.getvalue() == "copy …\n  10 of 50 MB (20%)\n  20 MB\n"
+    assert stream.getvalue() == "copy …\n  10 of 50 MB (20%), 1 MB/s, 40 s left\n  20 MB, 1 MB/s\n"
