@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -255,3 +256,39 @@ def test_what_has_no_descriptor_can_t_say_so(pack: Pack) -> None:
         pack(profiles=("portable", "openstack"), table='[package]\nchunk = "1 MiB"\ngzip = true')
     assert "profile portable gives ova" in caught.value.message
     assert "package.gzip: nothing would say so of a qcow2 alone" in caught.value.message
+
+
+def test_stdout_takes_one_profile(tmp_path: Path, disk: Path) -> None:
+    done = command(tmp_path, disk, "-o", "-", "--profile", "portable", "--profile", "libvirt")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"-o - writes one OVA, and there are 2 (portable, libvirt)" in done.stderr
+
+
+def test_stdout_is_no_terminal(tmp_path: Path, disk: Path) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    (tmp_path / "appliance.toml").write_text('name="two"\nversion="1.0"\n[base]\ndistribution="debian:12"\n')
+    argv = [sys.executable, "-m", "ovfbuild", "pack", str(tmp_path), "--disk", str(disk), "-o", "-"]
+    done = subprocess.run(argv, env=env, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, timeout=100)
+    assert done.returncode == 2
+    assert b"-o - would write the OVA to the terminal" in done.stderr
+    os.set_blocking(ours, False)
+    with pytest.raises(BlockingIOError):
+        os.read(ours, 1)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_second_profile_s_disk_is_copied_by_the_kernel(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one piece, of a whole number of calls, and not a byte of it through Python."""
+    copied: list[int] = []
+    real = os.copy_file_range
+
+    def counted(*words: int) -> int:
+        copied.append(real(*words))
+        return copied[-1]
+
+    monkeypatch.setattr(os, "copy_file_range", counted)
+    one, _ = pack(profiles=("portable", "libvirt"))
+    ((_, member),) = open_package(one).disks
+    assert sum(copied) == member.size
