@@ -17,9 +17,10 @@ from ovfbuild.progress import Progress, step
 from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
 from ovfbuild.publish.clouds import connect
 from ovfbuild.publish.credentials import Redacting, Secrets
-from ovfbuild.publish.delivery import How, Patience, Receipt, deliver, patiently
+from ovfbuild.publish.delivery import How, Receipt, deliver, give_up
 from ovfbuild.publish.shipment import prepare
 from ovfbuild.spec.targets import Target
+from ovfbuild.tries import Patience, patiently
 from ovfbuild.verify.package import open_package
 
 Ask = Callable[[str], str]
@@ -154,7 +155,7 @@ class Publisher:
             raise RuntimeError(safe) from None  # a bug, told with all but the secret
 
     def _standing(self, cloud: Cloud, target: Target, *, write: bool) -> Standing:
-        return patiently(lambda: cloud.standing(write=write), self._patience_of(target), self._progress)
+        return patiently(lambda: cloud.standing(write=write), self._patience_of(target), self._progress, give_up)
 
     def _patience_of(self, target: Target) -> Patience:
         return self._patience or Patience(target.tries)

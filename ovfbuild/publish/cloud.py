@@ -21,17 +21,6 @@ from ovfbuild.publish.meter import Meter
 from ovfbuild.verify.package import Package
 
 
-class TryAgain(Exception):
-    """This try failed, the next may not: the connection broke, the server is busy, a token is over.
-
-    `wait` is how many seconds the server asked for.
-    """
-
-    def __init__(self, why: str, wait: float = 0) -> None:
-        super().__init__(why)
-        self.wait = wait
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What a cloud is connected with."""

@@ -8,31 +8,17 @@ Every try begins with what is on the server, so a try that broke and a run that 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn
 
 from ovfbuild.errors import OvfbuildError, PublishError
 from ovfbuild.progress import Progress, step
-from ovfbuild.publish.cloud import Cloud, Shipment, Stored, TryAgain
+from ovfbuild.publish.cloud import Cloud, Shipment, Stored
 from ovfbuild.publish.meter import Meter
-
-_T = TypeVar("_T")
-_WORTH_A_TRY = 1 << 20
-"""Bytes: a try that got so much further than all before is not counted."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How often to try. Times are seconds."""
-
-    tries: int = 5
-    first_wait: float = 1.0
-    """Before the second try; twice as long before each one after."""
-    longest_wait: float = 60.0
+from ovfbuild.tries import Patience, TryAgain, patiently
 
 
 @dataclass(frozen=True)
@@ -111,11 +97,13 @@ def deliver(
     patience = patience or Patience()
     meter = Meter(progress, shipment.size)
     if how.dry_run:
-        decision = patiently(lambda: decide(cloud.stored(shipment.name), shipment, how), patience, progress)
+        decision = patiently(lambda: decide(cloud.stored(shipment.name), shipment, how), patience, progress, give_up)
         _tell(decision, shipment, progress)
         return Receipt("present" if decision.present else "planned", decision.present, decision.retire)
     try:
-        receipt = patiently(lambda: _once(cloud, shipment, how, progress, meter), patience, progress, meter)
+        receipt = patiently(
+            lambda: _once(cloud, shipment, how, progress, meter), patience, progress, give_up, lambda: meter.furthest
+        )
     except BaseException as error:
         left = _clear(cloud, shipment)
         if left and isinstance(error, OvfbuildError):
@@ -123,7 +111,7 @@ def deliver(
         raise
     for old in receipt.removed:
         progress.note(f"removing {old.name} {old.version} ({_said(old)})")
-        patiently(partial(cloud.retire, old), patience, progress)
+        patiently(partial(cloud.retire, old), patience, progress, give_up)
     return receipt
 
 
@@ -143,23 +131,9 @@ def _once(cloud: Cloud, shipment: Shipment, how: How, progress: Progress, meter:
     return Receipt("published", stored, decision.retire)
 
 
-def patiently(attempt: Callable[[], _T], patience: Patience, progress: Progress, meter: Meter | None = None) -> _T:
-    """What `attempt` returns, again while it raises TryAgain. Raises PublishError when it did so too often."""
-    failed, best = 0, 0
-    while True:
-        try:
-            return attempt()
-        except TryAgain as again:
-            if meter and meter.furthest >= best + _WORTH_A_TRY:
-                failed, best = 0, meter.furthest
-            failed += 1
-            if failed >= patience.tries:
-                hint = "check the network and the server, then publish again"
-                raise PublishError(f"{again} ({failed} tries)", hint) from None
-            wait = max(patience.first_wait * 2 ** (failed - 1), again.wait)
-            wait = min(wait, patience.longest_wait)
-            progress.note(f"{again}; trying again in {wait:.0f} s")
-            time.sleep(wait)
+def give_up(last: TryAgain, failed: int) -> NoReturn:
+    """Ends what was tried too often."""
+    raise PublishError(f"{last} ({failed} tries)", "check the network and the server, then publish again") from None
 
 
 def _clear(cloud: Cloud, shipment: Shipment) -> str:

@@ -18,8 +18,8 @@ from openstack.connection import Connection
 from openstack.exceptions import SDKException
 
 from ovfbuild.errors import PublishError
-from ovfbuild.publish.cloud import TryAgain
 from ovfbuild.publish.credentials import Secrets
+from ovfbuild.tries import TryAgain
 
 _T = TypeVar("_T")
 Image = Mapping[str, Any]

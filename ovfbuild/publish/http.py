@@ -21,9 +21,10 @@ from requests.adapters import HTTPAdapter
 from ovfbuild import __version__
 from ovfbuild.errors import FileError, PublishError
 from ovfbuild.publish.catalogue import CatalogueCloud, Piece
-from ovfbuild.publish.cloud import Cloud, Standing, Surroundings, TryAgain
+from ovfbuild.publish.cloud import Cloud, Standing, Surroundings
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.spec.targets import HttpTarget
+from ovfbuild.tries import TryAgain
 from ovfbuild.vm.fetch import reason
 
 _PASSING = (408, 425, 429)

@@ -23,10 +23,11 @@ import libvirt
 from ovfbuild.errors import PublishError
 from ovfbuild.formats.envelope import Disk
 from ovfbuild.publish import domain
-from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings, TryAgain
+from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
 from ovfbuild.publish.domain import NAMESPACE, Origin, Volume
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.spec.targets import LibvirtTarget
+from ovfbuild.tries import TryAgain
 from ovfbuild.verify.package import StoredDisk
 from ovfbuild.verify.rules import size_of
 from ovfbuild.vm import disk as images

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from ovfbuild.errors import FileError, PublishError
 from ovfbuild.formats.ova import Member
-from ovfbuild.publish.cloud import TryAgain
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.publish.vim_session import vmodl
+from ovfbuild.tries import TryAgain
 from ovfbuild.verify.package import Package
 
 _ALIVE = 10.0

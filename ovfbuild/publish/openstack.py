@@ -27,10 +27,11 @@ from ovfbuild.errors import FileError, PublishError, UsageError
 from ovfbuild.formats import ova
 from ovfbuild.progress import step
 from ovfbuild.publish import nova
-from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings, TryAgain
+from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
 from ovfbuild.publish.glance import Glance, Image
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.spec.targets import OpenStackTarget
+from ovfbuild.tries import TryAgain
 from ovfbuild.vm import disk
 from ovfbuild.vm.extract import capacity as capacity_of
 from ovfbuild.vm.extract import extract

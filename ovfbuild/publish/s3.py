@@ -23,9 +23,10 @@ from botocore.config import Config
 
 from ovfbuild.errors import FileError, PublishError, UsageError
 from ovfbuild.publish.catalogue import CatalogueCloud, Piece
-from ovfbuild.publish.cloud import Cloud, Standing, Surroundings, TryAgain
+from ovfbuild.publish.cloud import Cloud, Standing, Surroundings
 from ovfbuild.publish.meter import PIECE, Meter
 from ovfbuild.spec.targets import S3Target
+from ovfbuild.tries import TryAgain
 from ovfbuild.vm.fetch import reason
 
 _SMALLEST_PART = 16 << 20

@@ -19,9 +19,9 @@ from pyVmomi import vmodl as _vmodl
 from pyVmomi.SoapAdapter import SoapStubAdapter as _SoapStubAdapter
 
 from ovfbuild.errors import PublishError
-from ovfbuild.publish.cloud import TryAgain
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.spec.targets import VSphereTarget
+from ovfbuild.tries import TryAgain
 
 # Their types are made while they are imported, out of the API's description.
 SoapStubAdapter: Any = _SoapStubAdapter

@@ -20,10 +20,11 @@ from ovfbuild.errors import PublishError
 from ovfbuild.formats import manifest
 from ovfbuild.progress import Progress
 from ovfbuild.publish import inventory, nfc
-from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings, TryAgain
+from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
 from ovfbuild.publish.meter import Meter
 from ovfbuild.publish.vim_session import VimSession, host_and_port, sentence, vim, vmodl
 from ovfbuild.spec.targets import VSphereTarget
+from ovfbuild.tries import TryAgain
 from ovfbuild.verify import rules
 from ovfbuild.verify.judging import named, text_of
 from ovfbuild.verify.package import Package

@@ -21,10 +21,12 @@ from urllib.parse import unquote, urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
+from ovfbuild import tries
 from ovfbuild.cache import Cache
 from ovfbuild.errors import FileError, ProgramError, UsageError
 from ovfbuild.files import digest_of, published
 from ovfbuild.progress import Progress
+from ovfbuild.tries import TryAgain, patiently
 
 _T = TypeVar("_T")
 _CHUNK = 1 << 18
@@ -35,33 +37,18 @@ _COREUTILS = re.compile(r"([0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *](.+)")
 _BSD = re.compile(r"SHA(?:256|512) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
 _PASSING = (408, 425, 429)
 """4xx that may be another answer later (RFC 9110, 8470, 6585); so may every 5xx."""
-_WORTH_A_TRY = 1 << 20
-"""Bytes: a try that brought so many isn't counted, so a poor line ends only when nothing comes any more."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often and how long to try. Times are seconds."""
+class Patience(tries.Patience):
+    """How often and how long to try a download. Times are seconds."""
 
-    tries: int = 5
-    first_wait: float = 1.0
-    """Before the second try; twice as long before each one after."""
-    longest_wait: float = 60.0
-    """The most that a server's Retry-After is listened to."""
     connect: float = 15.0
     read: float = 60.0
     """Between one octet and the next."""
 
 
 _PATIENT = Patience()
-
-
-class _TryAgain(Exception):
-    """This try failed, the next may not."""
-
-    def __init__(self, why: str, wait: float = 0) -> None:
-        super().__init__(why)
-        self.wait = wait
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ def _base_name(url: str) -> str:
 
 
 def _read_list(line: _Line, url: str) -> str:
-    """The text of a list of checksums. Raises _TryAgain, FileError, ProgramError."""
+    """The text of a list of checksums. Raises TryAgain, FileError, ProgramError."""
     octets = b""
     with _get(line, url, {}) as answer:
         _judge(answer, url)
@@ -219,31 +206,20 @@ def _read_list(line: _Line, url: str) -> str:
                 if len(octets) > _LARGEST_LIST:
                     raise FileError(f"{shown(url)} is too long for a list of checksums", "check the URL")
         except HTTPError as error:
-            raise _TryAgain(f"broke off: {reason(error)}") from None
+            raise TryAgain(f"broke off: {reason(error)}") from None
     return octets.decode("utf-8", errors="replace")
 
 
 def _patiently(line: _Line, url: str, attempt: Callable[[], _T], arrived: Callable[[], int] = int) -> _T:
-    """What `attempt` returns, again while it raises _TryAgain; `arrived` tells the bytes so far."""
-    failed, best = 0, arrived()
-    while True:
-        try:
-            return attempt()
-        except _TryAgain as again:
-            if arrived() >= best + _WORTH_A_TRY:
-                failed, best = 0, arrived()
-            failed += 1
-            if failed >= line.patience.tries:
-                _give_up(url, again, arrived())
-            wait = max(line.patience.first_wait * 2 ** (failed - 1), min(again.wait, line.patience.longest_wait))
-            line.progress.note(f"{urlsplit(url).hostname}: {again}; trying again in {wait:.0f} s")
-            time.sleep(wait)
+    """What `attempt` returns, again while it raises TryAgain; `arrived` tells the bytes so far."""
 
+    def give_up(last: TryAgain, _: int) -> NoReturn:
+        came = arrived()
+        kept = f"; the {came / 1e6:.0f} MB that came are kept, the next run continues" if came else ""
+        # `from None`: the library's own errors hold the whole URL, a password in it included.
+        raise ProgramError(f"{shown(url)} can't be downloaded: {last}", f"check the network{kept}") from None
 
-def _give_up(url: str, last: _TryAgain, arrived: int) -> NoReturn:
-    kept = f"; the {arrived / 1e6:.0f} MB that came are kept, the next run continues" if arrived else ""
-    # `from None`: the library's own errors hold the whole URL, a password in it included.
-    raise ProgramError(f"{shown(url)} can't be downloaded: {last}", f"check the network{kept}") from None
+    return patiently(attempt, line.patience, line.progress, give_up, arrived, f"{urlsplit(url).hostname}: ")
 
 
 def _get(line: _Line, url: str, headers: dict[str, str]) -> requests.Response:
@@ -262,7 +238,7 @@ def _get(line: _Line, url: str, headers: dict[str, str]) -> requests.Response:
             "for a private authority, set REQUESTS_CA_BUNDLE to its certificates",
         ) from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _TryAgain(f"can't be reached: {reason(error)}") from None
+        raise TryAgain(f"can't be reached: {reason(error)}") from None
     except requests.RequestException as error:
         raise ProgramError(f"{shown(url)} can't be downloaded: {type(error).__name__}", "check the URL") from None
 
@@ -290,7 +266,7 @@ def _judge(answer: requests.Response, url: str) -> None:
         return
     if status >= 500 or status in _PASSING:
         later = answer.headers.get("Retry-After", "")
-        raise _TryAgain(f"the server says {status}", float(later) if later.isdecimal() else 0)
+        raise TryAgain(f"the server says {status}", float(later) if later.isdecimal() else 0)
     hint = "check the URL" if status in (404, 410) else "check the URL, and user and password if it needs any"
     raise FileError(f"{shown(url)} can't be downloaded: the server says {status}", hint)
 
@@ -403,7 +379,7 @@ def _download(line: _Line, url: str, wanted: _Checksum, cache: Cache, target: Pa
 
 
 def _continue(line: _Line, url: str, partial: _Partial) -> None:
-    """One try to bring what is missing. Raises _TryAgain, FileError, ProgramError."""
+    """One try to bring what is missing. Raises TryAgain, FileError, ProgramError."""
     if partial.whole:
         return
     condition = partial.condition()
@@ -414,20 +390,20 @@ def _continue(line: _Line, url: str, partial: _Partial) -> None:
             if answer.headers.get("Content-Range", "") == f"bytes */{partial.size}":
                 return
             partial.restart(_Version())
-            raise _TryAgain("the server has not so many bytes as came already")
+            raise TryAgain("the server has not so many bytes as came already")
         _judge(answer, url)
         if condition and answer.status_code == 206:
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {partial.size}-")
             if not begins or version.differs(partial.version):
                 partial.restart(_Version())
-                raise _TryAgain("the file on the server changed meanwhile")
+                raise TryAgain("the file on the server changed meanwhile")
         else:
             partial.restart(version)
         _receive(answer, partial, version.size, line.progress)
 
 
 def _receive(answer: requests.Response, partial: _Partial, total: int | None, progress: Progress) -> None:
-    """Appends the answer's body. Raises _TryAgain when it is shorter or longer than was said."""
+    """Appends the answer's body. Raises TryAgain when it is shorter or longer than was said."""
     begun, before, said, broke = time.monotonic(), partial.size, 0.0, ""
     try:
         for chunk in answer.raw.stream(_CHUNK, decode_content=False):
@@ -440,7 +416,7 @@ def _receive(answer: requests.Response, partial: _Partial, total: int | None, pr
     except HTTPError as error:
         broke = reason(error)
     if broke or (total is not None and partial.size < total):
-        raise _TryAgain(f"{broke or 'the connection broke off'} after {partial.size} of {total or '?'} bytes")
+        raise TryAgain(f"{broke or 'the connection broke off'} after {partial.size} of {total or '?'} bytes")
     if total is not None and partial.size > total:
         partial.restart(_Version())
-        raise _TryAgain("the server sent more than it said")
+        raise TryAgain("the server sent more than it said")

@@ -21,11 +21,12 @@ import pytest
 from ovfbuild import pipeline
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
-from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
 from ovfbuild.spec import plan
 from ovfbuild.spec.appliance import from_table
 from ovfbuild.spec.targets import Target, Targets
+from ovfbuild.tries import Patience
 from tests.importers import vsphere
 from tests.unit.publish.kit import Heard
 

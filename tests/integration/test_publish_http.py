@@ -19,9 +19,10 @@ from ovfbuild import bases
 from ovfbuild.cache import Cache
 from ovfbuild.errors import OvfbuildError, PublishError, UsageError
 from ovfbuild.progress import Silent
-from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
 from ovfbuild.spec.models import Base
+from ovfbuild.tries import Patience
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from ovfbuild.vm.fetch import fetch

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from ovfbuild.errors import PublishError
-from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
+from ovfbuild.tries import Patience
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from tests.unit.publish.kit import Heard, ova, target

@@ -22,8 +22,9 @@ import pytest
 
 from ovfbuild.errors import PublishError, UsageError
 from ovfbuild.publish import s3
-from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
+from ovfbuild.tries import Patience
 from tests import faults
 from tests.unit.publish.kit import Heard, ova, target
 

@@ -20,7 +20,7 @@ ROOMS = {
     "publish": {"formats", "vm", "spec", "verify"},
     "cli": {"spec", "verify", "publish", "pipeline", "packages", "publishing", "signing"},
 }
-WALLS = {"errors", "files", "progress", "cache", "__init__"}
+WALLS = {"errors", "files", "progress", "cache", "tries", "__init__"}
 
 
 @cache

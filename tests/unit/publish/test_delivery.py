@@ -10,9 +10,10 @@ import pytest
 
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
-from ovfbuild.publish.cloud import Shipment, Standing, Stored, TryAgain
-from ovfbuild.publish.delivery import How, Patience, decide, deliver
+from ovfbuild.publish.cloud import Shipment, Standing, Stored
+from ovfbuild.publish.delivery import How, decide, deliver
 from ovfbuild.publish.meter import Meter
+from ovfbuild.tries import Patience, TryAgain
 from tests.unit.publish.kit import Heard, shipment
 
 QUICK = Patience(tries=3, first_wait=0.001, longest_wait=0.002)

@@ -13,9 +13,10 @@ import pytest
 from ovfbuild.errors import ProgramError, PublishError
 from ovfbuild.progress import Silent
 from ovfbuild.publish import clouds
-from ovfbuild.publish.cloud import Standing, Surroundings, TryAgain
-from ovfbuild.publish.delivery import How, Patience
+from ovfbuild.publish.cloud import Standing, Surroundings
+from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Publisher
+from ovfbuild.tries import Patience, TryAgain
 from tests.unit.publish.kit import Heard, ova, target
 
 SECRET = "hush-hush-0815"
