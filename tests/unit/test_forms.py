@@ -23,27 +23,10 @@ from ovfbuild.spec.profile import Format
 from ovfbuild.verify.judging import judge as judge_package
 from ovfbuild.verify.package import open_package
 from ovfbuild.verify.verdict import Verdict
-from tests.unit.formats.conftest import Program, noise, run
+from tests.unit.conftest import MIB, SIZE
+from tests.unit.formats.conftest import Program
 
-MIB = 1 << 20
-SIZE = 64 * MIB
 Pack = Callable[..., list[Path]]
-
-
-@pytest.fixture
-def judge() -> Program:
-    return run
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.raw"
-    with path.open("wb") as stream:
-        stream.truncate(SIZE)
-        for place in (0, 7 * MIB, 50 * MIB):
-            stream.seek(place)
-            stream.write(noise(500_000, place) + b"words " * 100_000)
-    return path
 
 
 @pytest.fixture

@@ -18,27 +18,10 @@ from ovfbuild.spec.appliance import load
 from ovfbuild.spec.plan import Plan, resolve
 from ovfbuild.spec.profile import load_profile
 from ovfbuild.vm.sealed import SealedDisk
-from tests.unit.formats.conftest import Program, noise, run
+from tests.unit.conftest import MIB, SIZE
+from tests.unit.formats.conftest import Program, noise
 
-MIB = 1 << 20
-SIZE = 64 * MIB
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 2, 3, 8, 0, 0, 0, 0) + bytes(4)
-
-
-@pytest.fixture
-def judge() -> Program:
-    return run
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.raw"
-    with path.open("wb") as stream:
-        stream.truncate(SIZE)
-        for place in (0, 7 * MIB, 50 * MIB):
-            stream.seek(place)
-            stream.write(noise(300_000, place) + b"words " * 100_000)
-    return path
 
 
 @pytest.fixture
