@@ -44,13 +44,8 @@ def agents(known: Sequence[Agent]) -> str:
 
 
 def profiles(known: Sequence[Profile]) -> str:
-    """One line a profile: its name, its versions, what it is."""
-    rows = [
-        f"{one.name:14}{' '.join(one.versions) or 'any':44}{one.title}; {one.manifest}, {one.virtual_system_type}, "
-        f"{one.disk.controller}, {one.nic.model}"
-        for one in known
-    ]
-    return "".join(f"{row}\n" for row in rows)
+    """One line a profile: its name, and what it is for."""
+    return "".join(f"{one.name:14}{one.title}: {one.summary}\n" for one in known)
 
 
 def targets(tested: Sequence[Tested], files: Sequence[Path]) -> str:
