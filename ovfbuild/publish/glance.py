@@ -43,13 +43,18 @@ class Glance:
     def enter(self) -> str:
         """Logs in, and finds Glance: the project's id."""
         project = self._asked(self._connection.session.get_project_id)
-        endpoint = self._asked(self._connection.image.get_endpoint)
+        endpoint = self._asked(self._endpoint)
         if not project:
             raise PublishError("the login is for no project", "give project_name in clouds.yaml: images belong to one")
         if not endpoint:
             raise PublishError("the cloud has no image service in this region", "check region of the target")
         self.host = urlsplit(endpoint).netloc
         return str(project)
+
+    def _endpoint(self) -> str | None:
+        """Where Glance is; the first look at `image` asks the catalogue and Glance itself."""
+        found: str | None = self._connection.image.get_endpoint()
+        return found
 
     def images(self, **filters: str) -> Iterator[Image]:
         """Those that match, the hidden and the unfinished too."""

@@ -57,7 +57,7 @@ class User:
 
     def through(self, proxy: Proxy) -> None:
         """Logs in as before, and finds Glance behind a proxy."""
-        self.login(auth=self.cloud.auth(), image_endpoint_override=f"{proxy.url}/v2")
+        self.login(auth=self.cloud.auth(), image_endpoint_override=proxy.url)
 
     def target(self, **keys: object) -> None:
         """targets.toml, with the target `lab`."""
