@@ -257,6 +257,7 @@ def _of_version(found: Profile, version: str) -> Profile:
         "name": f"{found.name}:{version}",
         "suffix": f"{found.suffix}-{version}",
         "virtual_system_type": found.versions[version],
+        "versions": {},
     }
     return found.model_copy(update=changes)
 

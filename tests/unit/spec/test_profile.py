@@ -84,6 +84,7 @@ def test_vmware_is_told_the_newest_name_that_it_knows() -> None:
 
 
 def test_a_version_is_a_hardware_family_and_a_file_name_of_its_own() -> None:
+    assert load_profile("vsphere:7.0").versions == {}, "a version has none of its own"
     found = load_profile("vsphere:8.0")
     assert (found.name, found.suffix, found.virtual_system_type) == ("vsphere:8.0", "-vsphere-8.0", "vmx-20")
     assert load_profile("vsphere").virtual_system_type == "vmx-14"
