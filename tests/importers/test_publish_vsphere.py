@@ -19,14 +19,18 @@ from typing import Any
 import pytest
 
 from ovfbuild import pipeline
+from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
+from ovfbuild.publish import clouds
+from ovfbuild.publish.cloud import Surroundings
+from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
 from ovfbuild.spec import plan
 from ovfbuild.spec.appliance import from_table
 from ovfbuild.spec.targets import Target, Targets
-from ovfbuild.tries import Patience
+from ovfbuild.tries import Patience, TryAgain
 from tests.importers import vsphere
 from tests.unit.publish.kit import Heard
 
@@ -228,6 +232,17 @@ def test_a_wrong_password(lab: Lab, ova: Path) -> None:
     assert refused.value.exit_code == 7
     assert "not the right one" not in refused.value.message + refused.value.hint
     assert lab.machines() == {}
+
+
+def test_a_session_that_the_server_ends(lab: Lab) -> None:
+    environ = {"SECRET": vsphere.PASSWORD}
+    around = Surroundings(environ, Secrets(environ), Silent(), Cache().workspace)
+    with clouds.connect(lab.target(), around) as cloud:
+        assert cloud.stored("hello") == []
+        vsphere.end_sessions(lab.server)
+        with pytest.raises(TryAgain, match="the session is over"):
+            cloud.stored("hello")
+        assert cloud.stored("hello") == [], "it has logged in again"
 
 
 def test_a_certificate_that_nobody_trusts(lab: Lab, ova: Path) -> None:

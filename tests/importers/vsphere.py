@@ -165,6 +165,15 @@ def clone(server: Simulator, name: str, to: str) -> None:
         )
 
 
+def end_sessions(server: Simulator) -> None:
+    """As an administrator, or a restart, ends them."""
+    with _session(server) as content:
+        mine = content.sessionManager.currentSession.key
+        others = [one.key for one in content.sessionManager.sessionList if one.key != mine]
+        assert others
+        content.sessionManager.TerminateSession(others)
+
+
 def make_folder(server: Simulator, name: str) -> None:
     with _session(server) as content:
         content.rootFolder.childEntity[0].vmFolder.CreateFolder(name)
