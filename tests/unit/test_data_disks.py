@@ -14,6 +14,7 @@ from ovfbuild.errors import GuestError
 from ovfbuild.progress import Silent
 from ovfbuild.spec.appliance import load
 from ovfbuild.spec.plan import Plan, resolve
+from ovfbuild.vm import build, guest_apt
 from ovfbuild.vm import disk as images
 from ovfbuild.vm.build import BuildOrder
 from ovfbuild.workshop import Workshop
@@ -72,7 +73,7 @@ class Guest:
 
 
 def made(plan: Plan, guest: Guest, monkeypatch: pytest.MonkeyPatch, out: Path, **more: Any) -> Path:
-    monkeypatch.setattr(pipeline.build, "build", guest.build)
+    monkeypatch.setattr(build, "build", guest.build)
     monkeypatch.setattr(Workshop, "accelerator", None)
     (path,) = pipeline.make(plan, pipeline.Options(out, boot=False, **more), Silent())
     return path
@@ -118,7 +119,7 @@ def test_another_image_is_another_build(plan: Plan, tmp_path: Path, monkeypatch:
 def test_a_password_of_the_build_s_on_a_further_disk_is_found(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.guest_apt, "passwords", lambda payload: [b"canary-0d9f"])
+    monkeypatch.setattr(guest_apt, "passwords", lambda payload: [b"canary-0d9f"])
     with pytest.raises(GuestError, match=r"a disk is not sealed:\n  /after holds what no copy may: canary 1"):
         made(plan, Guest("x canary-0d9f x"), monkeypatch, tmp_path / "dist")
     assert not (tmp_path / "dist/two-1.ova").exists()
