@@ -98,10 +98,11 @@ class Publisher:
         self._patience = patience
 
     def test(self, target: Target) -> Tested:
-        """Whether a target is there, lets us write, and has room; never raises for a target's own failure."""
+        """Whether a target is there, lets us write, and has room, at once; never raises for its own failure."""
         try:
             with self._connected(target) as cloud:
-                return Tested(target, self._standing(cloud, target, write=True))
+                once = Patience(1)
+                return Tested(target, patiently(lambda: cloud.standing(write=True), once, self._progress, give_up))
         except OvfbuildError as error:
             return Tested(target, None, error.message, error.hint)
 

@@ -133,7 +133,8 @@ def _once(cloud: Cloud, shipment: Shipment, how: How, progress: Progress, meter:
 
 def give_up(last: TryAgain, failed: int) -> NoReturn:
     """Ends what was tried too often."""
-    raise PublishError(f"{last} ({failed} tries)", "check the network and the server, then publish again") from None
+    tries = f" ({failed} tries)" if failed > 1 else ""
+    raise PublishError(f"{last}{tries}", "check the network and the server, then publish again") from None
 
 
 def _clear(cloud: Cloud, shipment: Shipment) -> str:
