@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ovfbuild import files, pipeline
+from ovfbuild import files, packages, pipeline
 from ovfbuild.errors import FileError, UsageError
 from ovfbuild.progress import Silent
 from ovfbuild.spec.appliance import load
@@ -86,6 +86,8 @@ def test_a_folder_is_a_package(pack: Pack, disk: Path, judge: Program) -> None:
         assert judge("sha256sum", path.parent / name).stdout.split()[0] == digest
     assert judge("xmllint", "--noout", path).returncode == 0
     assert not path.read_bytes().endswith(b"  \n"), "no room is kept where none is needed"
+    assert packages.inspect(path)["size"] == sum(one.stat().st_size for one in path.parent.iterdir())
+    assert packages.inspect(path.parent)["members"] == packages.inspect(path)["members"]
     vmdk = path.parent / "two-1.0-disk1.vmdk"
     assert judge("qemu-img", "compare", "-f", "vmdk", "-F", "raw", vmdk, disk).returncode == 0
 
