@@ -21,6 +21,7 @@ from typing import Any
 from pyVim import connect as _connect
 from pyVmomi import vim as _vim
 
+from ovfbuild.errors import VerificationError
 from ovfbuild.vm.process import die_with_parent
 from tests.importers.imported import Import, Imported
 
@@ -76,7 +77,8 @@ def take(server: Simulator, ova: Path, name: str) -> Import:
         pool = center.hostFolder.childEntity[0].resourcePool
         params = vim.OvfManager.CreateImportSpecParams(diskProvisioning="thin", entityName=name)
         spec = content.ovfManager.CreateImportSpec(text.read().decode(), pool, center.datastore[0], params)
-        assert not spec.error, [one.msg for one in spec.error]
+        if spec.error:
+            raise VerificationError(f"the simulator refuses {ova.name}: {'; '.join(one.msg for one in spec.error)}")
         lease = pool.ImportVApp(spec.importSpec, center.vmFolder)
         _until_ready(lease)
         urls = {one.importKey: one.url for one in lease.info.deviceUrl}
