@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 
-.PHONY: help setup appliance test check acceptance importers lint types bench clean
+.PHONY: help setup appliance test check acceptance importers openstack lint types bench clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,10 +16,10 @@ appliance: ## build examples/hello, verify it, print the OVA and how to import i
 	@scripts/appliance examples/hello
 
 test: setup ## all tests but the long matrix; a real Debian from start to end
-	$(PY) -m pytest -m "not acceptance and not importers" --durations=10
+	$(PY) -m pytest -m "not acceptance and not openstack and not importers" --durations=10
 
-check: setup ## the tests without real guests and clouds
-	$(PY) -m pytest -m "not acceptance and not guest and not cloud and not importers"
+check: setup ## the tests without real guests
+	$(PY) -m pytest -m "not acceptance and not guest and not cloud and not openstack and not importers"
 
 acceptance: ## the long matrix: every distribution, agent and failure, on real guests (hours)
 	@scripts/setup acceptance
@@ -28,6 +28,10 @@ acceptance: ## the long matrix: every distribution, agent and failure, on real g
 importers: ## import every profile and example into the real VirtualBox and a vCenter simulator (installs them)
 	@scripts/setup importers
 	$(PY) scripts/importers test
+
+openstack: ## publish to the real servers of OpenStack, Keystone and Glance (installs them)
+	@scripts/setup openstack
+	$(PY) -m pytest -m openstack --durations=10
 
 lint: setup ## ruff, shellcheck, man pages
 	.venv/bin/ruff check .

@@ -120,7 +120,7 @@ class Cloud:
 def needed() -> None:
     """Skips a test on a laptop without the servers, and fails it in CI."""
     if not (HOME / "ready").exists():
-        missing = f"not installed: {PINS.name} (scripts/setup tests)"
+        missing = f"not installed: {PINS.name} (scripts/setup openstack)"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 

@@ -23,7 +23,7 @@ from tests.integration.guests import free_port
 from tests.unit.formats.conftest import Pieces, noise, written
 from tests.unit.verify.kit import good
 
-pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.openstack, pytest.mark.timeout(900)]
 MIB = 1 << 20
 
 
