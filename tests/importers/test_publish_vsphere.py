@@ -281,7 +281,7 @@ def test_the_last_try_is_cleaned_away_too(
 ) -> None:
     with laboratory(vcsim, tmp_path, certificate, "-cut", "60000") as lab:
         publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=Patience(tries=1))
-        with pytest.raises(PublishError, match="127.0.0.1"):
+        with pytest.raises(PublishError, match=r"127\.0\.0\.1"):
             publisher.publish(ova, lab.target(), How(), proven=True)
         assert lab.machines() == {}
 
