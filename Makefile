@@ -21,9 +21,11 @@ test: setup ## all tests but the long matrix; a real Debian from start to end
 check: setup ## the tests without real guests
 	$(PY) -m pytest -m "not acceptance and not guest and not cloud and not openstack and not importers"
 
-acceptance: ## the long matrix: every distribution, agent and failure, on real guests (hours)
+acceptance: ## the long matrix: every distribution, agent, failure and cloud, on real guests and servers (hours)
 	@scripts/setup acceptance
-	$(PY) -m pytest -m acceptance
+	@scripts/setup importers
+	@scripts/setup openstack
+	$(PY) -m pytest -m "acceptance or openstack"
 
 importers: ## import every profile and example into the real VirtualBox and a vCenter simulator (installs them)
 	@scripts/setup importers

@@ -96,6 +96,7 @@ def _hear(connection: Any, machine: Any, wanted: bytes) -> None:
         got = stream.recv(4096)
         if isinstance(got, bytes) and got:
             seen += got
-        else:  # -2: nothing is there so far
-            time.sleep(1)
+        else:  # -2: nothing is there so far; it is a call that reads what the daemon has sent meanwhile
+            assert machine.isActive()
+            time.sleep(0.2)
     stream.abort()
