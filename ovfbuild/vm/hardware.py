@@ -57,7 +57,8 @@ _DISKS: Mapping[str, str] = {
     "nvme": "nvme,serial=disk{unit}",
     "pvscsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
     "virtio-scsi": "scsi-hd,bus=disks.0,scsi-id={unit}",
-    "lsilogicsas": "scsi-hd,bus=disks.0,scsi-id={unit}",
+    # Linux's mptsas finds no disk that has no address of its own (seen with Linux 6.1 and QEMU 7.2).
+    "lsilogicsas": "scsi-hd,bus=disks.0,scsi-id={unit},wwn=0x5000c5000000000{unit:x}",
 }
 
 

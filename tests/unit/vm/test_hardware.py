@@ -108,3 +108,11 @@ def test_a_serial_is_how_the_guest_knows_a_disk() -> None:
     assert "virtio-blk-pci,drive=disk0,serial=ovfbuild-disk2" in after(
         "-device", words(Hardware(TCG, 1, 2**29, (disk,)))
     )
+
+
+def test_each_disk_of_a_sas_controller_has_an_address() -> None:
+    """Linux's mptsas finds none that has not."""
+    disks = (Disk(file_node(Path("/d"), "raw"), "lsilogicsas"),) * 2
+    found = [word.split(",") for word in after("-device", words(Hardware(TCG, 1, 2**29, disks)))]
+    addresses = {option for options in found for option in options if option.startswith("wwn=0x5")}
+    assert len(addresses) == 2
