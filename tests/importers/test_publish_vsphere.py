@@ -193,6 +193,7 @@ def test_versions_stay_until_there_are_too_many(lab: Lab, ova: Path, disk: Path,
     assert sorted(lab.machines()) == ["hello-1.1.0", "hello-1.2.0"]
 
 
+@pytest.mark.fault("image of that name there already")
 def test_a_machine_of_that_name_that_is_another_s_is_not_touched(lab: Lab, ova: Path) -> None:
     lab.publish(ova)
     vsphere.forget(lab.server, "hello-1.0.0")
@@ -225,6 +226,7 @@ def test_a_look_at_the_target(lab: Lab) -> None:
     assert tested.standing.room
 
 
+@pytest.mark.fault("wrong password")
 def test_a_wrong_password(lab: Lab, ova: Path) -> None:
     publisher = Publisher(Silent(), environ={"SECRET": "not the right one"}, patience=QUICK)
     with pytest.raises(PublishError, match=f"does not let {vsphere.USER} in") as refused:
@@ -234,6 +236,7 @@ def test_a_wrong_password(lab: Lab, ova: Path) -> None:
     assert lab.machines() == {}
 
 
+@pytest.mark.fault("token expired")
 def test_a_session_that_the_server_ends(lab: Lab) -> None:
     environ = {"SECRET": vsphere.PASSWORD}
     around = Surroundings(environ, Secrets(environ), Silent(), Cache().workspace)
@@ -245,6 +248,7 @@ def test_a_session_that_the_server_ends(lab: Lab) -> None:
         assert cloud.stored("hello") == [], "it has logged in again"
 
 
+@pytest.mark.fault("certificate wrong")
 def test_a_certificate_that_nobody_trusts(lab: Lab, ova: Path) -> None:
     with pytest.raises(PublishError, match="has no certificate that is trusted here"):
         lab.publish(ova, ca_file=None)
@@ -255,6 +259,7 @@ def test_a_certificate_that_nobody_trusts(lab: Lab, ova: Path) -> None:
     assert vsphere.PASSWORD not in heard.text
 
 
+@pytest.mark.fault("server down")
 def test_a_server_that_is_down(lab: Lab, ova: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -276,6 +281,7 @@ def test_a_connection_that_is_cut_in_the_middle(
         assert digest(lab.sent[-1]) == disk_of(ova)
 
 
+@pytest.mark.fault("connection cut at half")
 def test_the_last_try_is_cleaned_away_too(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
@@ -286,6 +292,7 @@ def test_the_last_try_is_cleaned_away_too(
         assert lab.machines() == {}
 
 
+@pytest.mark.fault("process killed at half")
 def test_a_run_that_is_killed_in_the_middle(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:

@@ -249,22 +249,26 @@ def test_another_content_of_a_version_replaces_it_when_asked(
 # --- faults ---
 
 
+@pytest.mark.fault("server down")
 def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     user.login(auth={**cloud.auth(), "auth_url": f"http://127.0.0.1:{free_port()}/v3"})
     assert "can't be reached" in user.refused(ova(tmp_path / "a.ova"))
 
 
+@pytest.mark.fault("wrong password")
 def test_a_wrong_password(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     user.login(auth={**cloud.auth(), "password": openstack.SECRET + "x"})
     assert "does not let us in" in user.refused(ova(tmp_path / "a.ova"))
 
 
+@pytest.mark.fault("no permission")
 def test_what_a_member_may_not_is_refused_before_it_is_sent(user: User, tmp_path: Path) -> None:
     user.target(visibility="public")
     said = user.refused(ova(tmp_path / "a.ova"))
     assert "403" in said and "visibility" in said
 
 
+@pytest.mark.fault("quota")
 def test_a_quota(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     user.target(region="full")
     limit = cloud.limit("image_count_total", 0)
@@ -275,6 +279,7 @@ def test_a_quota(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     assert "413" in said and "image_count_total" in said
 
 
+@pytest.mark.fault("full disk")
 @pytest.mark.parametrize("upload", ["direct"])
 def test_a_full_disk(user: User, tmp_path: Path, upload: str) -> None:
     user.target(region="full", upload=upload)
@@ -282,6 +287,7 @@ def test_a_full_disk(user: User, tmp_path: Path, upload: str) -> None:
     assert "413" in said and "media is full" in said
 
 
+@pytest.mark.fault("connection cut at half")
 @pytest.mark.parametrize("upload", ["direct", "import"])
 def test_a_connection_that_breaks_at_half(user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str) -> None:
     user.target(upload=upload)
@@ -296,6 +302,7 @@ def test_a_connection_that_breaks_at_half(user: User, cloud: openstack.Cloud, tm
         assert "can't be reached" in user.refused(ova(tmp_path / "b.ova", "1.1", 4 * MIB), left=1)
 
 
+@pytest.mark.fault("500 in the middle")
 def test_a_server_that_fails_in_the_middle(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     sorry = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry"
     with proxy(cloud.glance["one"]) as between:
@@ -306,6 +313,7 @@ def test_a_server_that_fails_in_the_middle(user: User, cloud: openstack.Cloud, t
         assert "500" in user.refused(ova(tmp_path / "b.ova", "1.1"), left=1)
 
 
+@pytest.mark.fault("token expired")
 def test_a_token_that_is_taken_back(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     taken = []
 
@@ -326,6 +334,7 @@ def test_a_token_that_is_taken_back(user: User, cloud: openstack.Cloud, tmp_path
     assert [image["ovfbuild_state"] for image in cloud.images("full")] == ["whole"]
 
 
+@pytest.mark.fault("slow server")
 def test_a_server_that_says_nothing(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     user.target(timeout="10 s")
 
@@ -340,6 +349,7 @@ def test_a_server_that_says_nothing(user: User, cloud: openstack.Cloud, tmp_path
     assert len(cloud.images()) == 1
 
 
+@pytest.mark.fault("certificate wrong")
 def test_a_certificate_that_nobody_trusts(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     package, tls = ova(tmp_path / "a.ova"), certificate(tmp_path)
     with proxy(cloud.keystone, tls) as between:
@@ -352,6 +362,7 @@ def test_a_certificate_that_nobody_trusts(user: User, cloud: openstack.Cloud, tm
         assert "any certificate is believed" in user.publish(package)["said"]
 
 
+@pytest.mark.fault("image of that name there already")
 def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
     body = {"name": "a-1.0", "disk_format": "raw", "container_format": "bare"}
     theirs = cloud.call("POST", f"{cloud.glance['one']}/v2/images", body, token=cloud.token())["id"]
@@ -360,6 +371,7 @@ def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, t
     assert [image["id"] for image in cloud.images()] == [theirs]
 
 
+@pytest.mark.fault("process killed at half")
 @pytest.mark.parametrize("upload", ["direct", "import"])
 def test_killed_at_half(user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str) -> None:
     user.target(upload=upload)

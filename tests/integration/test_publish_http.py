@@ -178,6 +178,7 @@ def test_replaced_and_old_versions_go(shop: Shop, package: Path, tmp_path: Path)
     assert len(folders) == 2, "no empty folder is left"
 
 
+@pytest.mark.fault("image of that name there already")
 def test_another_content_of_that_version_is_refused(shop: Shop, package: Path, tmp_path: Path) -> None:
     shop.publish(package, place="same")
     other = ova(tmp_path / "other.ova", product="q")
@@ -196,6 +197,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.fault("wrong password", "no permission", "full disk")
 @pytest.mark.parametrize(("place", "table", "said", "hint"), REFUSED, ids=[case[0] for case in REFUSED])
 def test_a_refusal_is_said_and_leaves_nothing(
     shop: Shop, package: Path, place: str, table: dict[str, Any], said: str, hint: str
@@ -226,11 +228,13 @@ def test_a_secret_that_is_not_there(shop: Shop, package: Path) -> None:
         shop.publish(package, user="ci")
 
 
+@pytest.mark.fault("server down")
 def test_a_server_that_is_down(shop: Shop, package: Path) -> None:
     with pytest.raises(PublishError, match=r"127.0.0.1:\d+ can't be reached: Connection refused \(3 tries\)"):
         shop.publish(package, url=f"http://127.0.0.1:{faults.free_port()}/")
 
 
+@pytest.mark.fault("certificate wrong")
 def test_certificates(shop: Shop, package: Path, nginx: Nginx) -> None:
     url = f"https://127.0.0.1:{nginx.tls}/tls/"
     with pytest.raises(PublishError, match="no certificate that is trusted here: self-signed certificate") as caught:
@@ -245,6 +249,7 @@ def test_certificates(shop: Shop, package: Path, nginx: Nginx) -> None:
 PASSES = [("cut", 2), ("500", 2), ("503", 1), ("429", 1), ("slow", 1), ("silent", 1)]
 
 
+@pytest.mark.fault("slow server")
 @pytest.mark.parametrize(("does", "times"), PASSES, ids=[case[0] for case in PASSES])
 def test_what_passes_is_tried_again(shop: Shop, package: Path, nginx: Nginx, does: str, times: int) -> None:
     with faults.line(nginx.port) as line:
@@ -255,6 +260,7 @@ def test_what_passes_is_tried_again(shop: Shop, package: Path, nginx: Nginx, doe
     assert shop.catalogue(f"passes-{does}")["unfinished"] == []
 
 
+@pytest.mark.fault("connection cut at half", "500 in the middle")
 @pytest.mark.parametrize("does", ["cut", "500", "silent", "507"])
 @pytest.mark.parametrize("what", [r"\.ova", "SHA256SUMS"])
 def test_what_does_not_pass_leaves_nothing(shop: Shop, package: Path, nginx: Nginx, does: str, what: str) -> None:
@@ -275,6 +281,7 @@ def test_a_broken_replacement_leaves_what_was_there(shop: Shop, package: Path, n
     assert shop.nginx.listing("keep") == before
 
 
+@pytest.mark.fault("token expired")
 def test_a_token_that_is_renewed_meanwhile(shop: Shop, package: Path, nginx: Nginx, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("the-old-token")
@@ -292,6 +299,7 @@ def test_a_token_that_is_renewed_meanwhile(shop: Shop, package: Path, nginx: Ngi
     assert "the token was renewed" in shop.heard.text and "-token" not in shop.heard.text
 
 
+@pytest.mark.fault("process killed at half")
 def test_killed_at_half_and_done_by_the_next(shop: Shop, package: Path, nginx: Nginx, tmp_path: Path) -> None:
     with faults.line(nginx.port) as line:
         line.faults = [faults.Fault(r"PUT .*\.ova", "silent")]

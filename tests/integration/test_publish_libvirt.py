@@ -155,6 +155,7 @@ def test_replaced_under_its_uuid_and_old_versions_go(shop: Shop, package: Path, 
     assert [one.name() for one in shop.daemon.connection.listAllDomains(0)] == ["a-1.0"]
 
 
+@pytest.mark.fault("image of that name there already")
 def test_a_domain_of_somebody_else_is_not_touched(shop: Shop, package: Path) -> None:
     mine = "<domain type='qemu'><name>a-1.0</name><memory>1024</memory><os><type>hvm</type></os></domain>"
     shop.daemon.connection.defineXML(mine)
@@ -164,6 +165,7 @@ def test_a_domain_of_somebody_else_is_not_touched(shop: Shop, package: Path) -> 
     assert shop.publish(package, name="b").lines[0] == "b-1.0"
 
 
+@pytest.mark.fault("server down")
 def test_refusals(shop: Shop, package: Path, tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="no storage pool with matching name 'none'") as caught:
         shop.publish(package, pool="none")
@@ -173,6 +175,7 @@ def test_refusals(shop: Shop, package: Path, tmp_path: Path) -> None:
     assert "start libvirt" in caught.value.hint
 
 
+@pytest.mark.fault("full disk")
 def test_a_full_disk(shop: Shop, package: Path) -> None:
     shop.daemon.limit("250000")
     try:
@@ -184,6 +187,7 @@ def test_a_full_disk(shop: Shop, package: Path) -> None:
     assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
 
 
+@pytest.mark.fault("slow server")
 @pytest.mark.parametrize("when", ["at first", "at half"])
 def test_a_daemon_that_says_nothing(shop: Shop, package: Path, when: str) -> None:
     near = shop.daemon.folder / when.replace(" ", "-")
@@ -233,6 +237,7 @@ class Line:
                 one.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.fault("connection cut at half")
 @pytest.mark.parametrize("times", [1, 9])
 def test_a_line_that_is_cut_at_half(shop: Shop, package: Path, times: int) -> None:
     near = shop.daemon.folder / f"cut{times}"
@@ -248,6 +253,7 @@ def test_a_line_that_is_cut_at_half(shop: Shop, package: Path, times: int) -> No
     assert shop.daemon.connection.listAllDomains(0) == []
 
 
+@pytest.mark.fault("process killed at half")
 def test_killed_at_half_and_done_by_the_next(shop: Shop, package: Path, tmp_path: Path) -> None:
     near = shop.daemon.folder / "stop"
     line = Line(near, shop.daemon.socket, 150_000, 1, "stop")

@@ -173,6 +173,7 @@ def test_a_line_that_breaks_is_continued(shop: Shop, package: Path) -> None:
 PART_2, COMPLETE = "PUT .*partNumber=2", "POST .*uploadId"
 
 
+@pytest.mark.fault("connection cut at half", "500 in the middle", "full disk", "slow server")
 @pytest.mark.parametrize(
     ("what", "does"),
     [(PART_2, "cut"), (PART_2, "silent"), (PART_2, "507"), (COMPLETE, "500"), (COMPLETE, "403")],
@@ -187,6 +188,7 @@ def test_what_does_not_pass_leaves_nothing(shop: Shop, package: Path, what: str,
     assert shop.store.keys("never") == [] and shop.store.uploads("never") == []
 
 
+@pytest.mark.fault("process killed at half")
 def test_killed_at_half_and_continued_by_the_next(shop: Shop, package: Path, tmp_path: Path) -> None:
     with faults.line(shop.store.port) as line:
         line.faults = [faults.Fault("PUT .*partNumber=2", "silent")]
@@ -216,6 +218,7 @@ def test_killed_at_half_and_continued_by_the_next(shop: Shop, package: Path, tmp
     assert shop.store.body(key) == package.read_bytes()
 
 
+@pytest.mark.fault("server down", "wrong password", "no permission")
 def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PublishError, match="404") as caught:
         shop.publish(package, bucket="nowhere")
@@ -235,6 +238,7 @@ def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) ->
         shop.publish(package)
 
 
+@pytest.mark.fault("certificate wrong")
 def test_a_certificate_of_nobody(shop: Shop, package: Path, tmp_path: Path, needs: Callable[..., None]) -> None:
     """The line has TLS of its own; it is not got past."""
     needs("openssl")
@@ -270,6 +274,7 @@ def test_credentials_come_from_a_profile_and_are_never_seen(
         assert SECRET not in text
 
 
+@pytest.mark.fault("token expired")
 def test_a_token_that_is_over_is_asked_for_again(shop: Shop, package: Path) -> None:
     with faults.line(shop.store.port) as line:
         line.faults = [faults.Fault("PUT .*partNumber=2", "400:ExpiredToken", 1)]
