@@ -134,9 +134,9 @@ class _Repair:
         kind = _text(item, "ResourceType")
         if kind and kind not in _VIRTUALBOX_KNOWS:
             self._set(item, "required", "false")
-        model = item.find(f"{{{RASD}}}ResourceSubType")
-        if kind == _IDE and model is not None and (model.text or "").lower() == "piix4":
-            item.remove(model)
+        for model in item.findall(f"{{{RASD}}}ResourceSubType") if kind == _IDE else ():
+            if (model.text or "").lower() == "piix4":
+                item.remove(model)
         if kind == _MEMORY:
             _memory(item)
         host = item.find(f"{{{RASD}}}HostResource")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +71,15 @@ def write(package: Package, before: Verdict, target: Path) -> tuple[str, ...]:
         FileError: the descriptor can't be read, or two files would bear one name.
     """
     names = _names(package)
-    members = {member.name: member for _, member in package.disks}
-    surveys = {name: _survey(package, member) for name, member in members.items()}
-    sources = [_source(member, names[member.name], surveys.get(member.name)) for member in _files(package)]
+    meant = _meant(package, names)
+    disks = _disks(package, meant)
+    surveys = {member.name: _survey(package, member) for member in disks.values()}
+    sources = [_source(member, names[member.name], surveys.get(member.name)) for member in _files(package, meant)]
+    facts = {one.member.name: FileFacts(one.name, one.size) for one in sources}
     text = repaired(
         package.descriptor,
-        {one.member.name: FileFacts(one.name, one.size) for one in sources},
-        {disk.disk_id: facts for disk, member in package.disks if (facts := _facts(surveys[member.name]))},
+        {href: facts[member.name] for href, member in meant.items()},
+        {number: found for number, member in disks.items() if (found := _facts(surveys[member.name]))},
     )
     stem = names[package.name].removesuffix(".ovf")
     as_it_was = text == package.descriptor and all(one.is_member for one in sources) and _signed_right(package, before)
@@ -113,12 +115,31 @@ def _signed_right(package: Package, before: Verdict) -> bool:
     return not wrong and named(package, ".mf") is not None
 
 
-def _files(package: Package) -> list[ova.Member]:
-    """All but descriptor, manifest and certificate: in the order of References, then what it does not name."""
+def _meant(package: Package, names: Mapping[str, str]) -> dict[str, ova.Member]:
+    """By href, the file that it means: of that name, or one that is called so now. `tar cf a.ova a/*` makes those."""
+    plain = _plain(package)
+    found = {names[one.name]: one for one in plain} | {one.name: one for one in plain}
     hrefs = [file.href for file in package.envelope.files]
-    rest = [one for one in package.members if one.name != package.name and not one.name.endswith((".mf", ".cert"))]
-    order = {href: number for number, href in reversed(list(enumerate(hrefs)))}
-    return sorted(rest, key=lambda one: order.get(one.name, len(hrefs)))
+    return {href: one for href in hrefs if (one := found.get(href) or found.get(_portable(href)))}
+
+
+def _disks(package: Package, meant: Mapping[str, ova.Member]) -> dict[str, ova.Member]:
+    """By diskId, the file of each disk that has one."""
+    section = package.envelope.disk_section
+    hrefs = {file.id: file.href for file in package.envelope.files}
+    disks = section.disks if section else ()
+    return {disk.disk_id: one for disk in disks if (one := meant.get(hrefs.get(disk.file_ref or "", "")))}
+
+
+def _files(package: Package, meant: Mapping[str, ova.Member]) -> list[ova.Member]:
+    """The files in the order of References, then what it does not name."""
+    order = {one.name: number for number, one in reversed(list(enumerate(meant.values())))}
+    return sorted(_plain(package), key=lambda one: order.get(one.name, len(order)))
+
+
+def _plain(package: Package) -> list[ova.Member]:
+    """All but descriptor, manifest and certificate."""
+    return [one for one in package.members if one.name != package.name and not one.name.endswith((".mf", ".cert"))]
 
 
 def _names(package: Package) -> dict[str, str]:

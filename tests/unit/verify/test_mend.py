@@ -122,6 +122,18 @@ def test_a_folder_becomes_an_ova(tmp_path: Path) -> None:
     assert kit.verdict(target).findings == ()
 
 
+def test_a_folder_that_was_packed_as_it_is_has_its_disk_found_and_described(tmp_path: Path) -> None:
+    wrong = kit.good().text_with(b'ovf:capacity="3"', b'ovf:capacity="1"').text_with(b'ovf:size="', b'ovf:size="9')
+    (tmp_path / "a").mkdir()
+    for one in wrong.entries():
+        (tmp_path / "a" / one.name).write_bytes(one.octets)
+    assert run("tar", "-cf", tmp_path / "a.ova", "-C", tmp_path, "a/a.ovf", "a/a.mf", "a/a-disk1.vmdk").returncode == 0
+    assert {"archive-folder", "file-missing"} <= kit.rules(tmp_path / "a.ova")
+    target = fixed(tmp_path / "a.ova")
+    assert kit.verdict(target).errors == ()
+    assert len(disks(target)) == 1
+
+
 def test_a_signature_that_no_longer_fits_is_left_out_and_said_so(tmp_path: Path) -> None:
     path = broken.PACKAGES["certificate-order"]().pack(tmp_path / "a.ova")
     mended = packages.fix(path, tmp_path / "b.ova", Silent())
