@@ -68,8 +68,3 @@ def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [program(name), *map(str, arguments)]
     environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-@pytest.fixture
-def judge() -> Program:
-    return run
