@@ -65,6 +65,36 @@ def test_s3(hello: Path, shop: Shop) -> None:
     assert shop.store.body(key) == hello.read_bytes()
 
 
+NEXT = """
+name = "next"
+version = "2.0"
+[base]
+image = "{image}"
+checksums = "{checksums}"
+os = "debian:12"
+[[networks]]
+name = "VM Network"
+[[system.users]]
+name = "admin"
+ssh_keys = ["{key}"]
+sudo = true
+[[files]]
+source = "index.html"
+target = "/var/www/html/index.html"
+"""
+
+
+def test_the_next_appliance_is_built_from_the_store(hello: Path, shop: Shop, tmp_path: Path) -> None:
+    """Its disk begins as that of the OVA in the catalogue, nginx and all, and it boots with a page of its own."""
+    image, checksums, _ = shop.publish(hello, prefix="bases").lines
+    key, public = guests.key_pair(tmp_path)
+    (tmp_path / "appliance.toml").write_text(NEXT.format(image=image, checksums=checksums, key=public))
+    (tmp_path / "index.html").write_text("Hello from the next appliance\n")
+    (made,) = ovfbuild(tmp_path, "make", str(tmp_path), "-o", str(tmp_path / "out"), "--no-boot")
+    with guests.visiting(Path(made), tmp_path / "visit", key) as visit:
+        assert visit.page() == "Hello from the next appliance\n"
+
+
 def test_vsphere(hello: Path, lab: Lab) -> None:
     first, again = lab.publish(hello), lab.publish(hello)
     assert (first.receipt.outcome, again.receipt.outcome) == ("published", "present")

@@ -74,6 +74,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
         for name, key, secret, actions in keys
     ]
+    identities.append({"name": "anonymous", "actions": ["Read:appliances"]})  # builds download from there
     (root / "s3.json").write_text(json.dumps({"identities": identities}))
     base = 20000 + os.getpid() % 20000  # it listens at each of these plus 10000, too
     ports = {"master": base, "volume": base + 1, "filer": base + 2, "s3": base + 3}
