@@ -18,7 +18,7 @@ from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundin
 from ovfbuild.publish.clouds import connect
 from ovfbuild.publish.credentials import Redacting, Secrets
 from ovfbuild.publish.delivery import How, Receipt, deliver, give_up
-from ovfbuild.publish.shipment import prepare
+from ovfbuild.publish.shipment import name_of, prepare
 from ovfbuild.spec.targets import Target
 from ovfbuild.tries import Patience, patiently
 from ovfbuild.verify.package import open_package
@@ -124,15 +124,16 @@ class Publisher:
             VerificationError: something is wrong with it.
             PublishError: the target refused, or failed.
         """
-        if proven:
-            opened = open_package(path)
-        else:
-            with step(self._progress, "verify"):
-                opened, _ = packages.judged(path, self._progress)
-        bill = sbom.beside(path)
-        shipment = prepare(opened, name, bill if bill.is_file() else None, self._progress)
+        opened = open_package(path)
+        name = name_of(opened, name)
+        # The target first: a wrong password is said before minutes of reading, and asked for before them, too.
         with self._connected(target) as cloud:
             standing = self._standing(cloud, target, write=False)
+            if not proven:
+                with step(self._progress, "verify"):
+                    opened, _ = packages.judged(path, self._progress)
+            bill = sbom.beside(path)
+            shipment = prepare(opened, name, bill if bill.is_file() else None, self._progress)
             _fits(shipment, standing)
             receipt = deliver(cloud, shipment, _merged(how, target), self._progress, self._patience_of(target))
         published = Published(target, shipment, receipt)

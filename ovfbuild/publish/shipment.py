@@ -16,11 +16,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NOT_IN_VERSIONS = re.compile(r"[^A-Za-z0-9.+~_-]")
 
 
-def prepare(package: Package, name: str | None, sbom: Path | None, progress: Progress) -> Shipment:
-    """The shipment of a package that was opened.
-
-    Args:
-        name: instead of the one in its descriptor.
+def name_of(package: Package, name: str | None) -> str:
+    """What a package is called on a server: `name`, else as in its descriptor.
 
     Raises:
         UsageError: it is no OVA, or it has no name that can be used everywhere.
@@ -34,6 +31,12 @@ def prepare(package: Package, name: str | None, sbom: Path | None, progress: Pro
             f"{called[:120]!r} can't be the name of files and images everywhere",
             "give it another: --name, of letters, digits and . _ -",
         )
+    return called
+
+
+def prepare(package: Package, name: str | None, sbom: Path | None, progress: Progress) -> Shipment:
+    """The shipment of a package that was opened. Raises UsageError as `name_of` does."""
+    called, system = name_of(package, name), package.envelope.virtual_system
     with step(progress, f"read {package.path.name}"):
         digest, size = _digest(package.path, progress)
     said = next((product.version for product in system.products if product.version), "")

@@ -60,6 +60,7 @@ def test_no_error_has_a_secret(
     told = "".join(traceback.format_exception(caught.value)) + getattr(caught.value, "hint", "") + heard.text
     assert SECRET not in told
     assert "***" in str(caught.value) and "logged in with ***" in heard.text
+    assert "verify" not in heard.said, "the package is not read before the target has let us in"
 
 
 def test_what_does_not_fit_is_not_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: Path) -> None:
