@@ -18,6 +18,7 @@ from ovfbuild.cli.main import EXIT_CODES, cli
 from ovfbuild.spec import appliance
 from ovfbuild.spec.models import Appliance
 from ovfbuild.spec.table import Table
+from ovfbuild.spec.targets import Targets
 from ovfbuild.verify import catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -174,9 +175,22 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     assert missing == []
 
 
+def toml_blocks(page: Path) -> list[dict[str, Any]]:
+    return [tomllib.loads(text) for text in re.findall(r"(?ms)^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    "page", [README, DOCS / "clouds.md", *sorted((DOCS / "clouds").glob("*.md"))], ids=lambda page: page.name
+)
+def test_the_targets_in_the_pages_load(page: Path, tmp_path: Path) -> None:
+    tables = [table for table in toml_blocks(page) if "publish" in table]
+    for table in tables:
+        Targets.model_validate(table, context={"folder": tmp_path})
+    assert tables
+
+
 def test_the_readme_s_appliance_loads(tmp_path: Path) -> None:
-    (block,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", README.read_text(encoding="utf-8"))
-    table = tomllib.loads(block)
+    table = next(table for table in toml_blocks(README) if "publish" not in table)
     for entry in [*table.get("files", ()), *table.get("scripts", ())]:
         if "source" in entry:
             path = tmp_path / entry["source"]
