@@ -1,4 +1,4 @@
-"""A way to a real server on loopback on which things go wrong: cut, refused, silent, in the middle of a body."""
+"""Ways to a real server on loopback on which things go wrong: cut, refused, silent, in the middle of a body."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 
@@ -27,7 +28,7 @@ class Fault:
 
 
 class Line:
-    """The way: `port` is its near end."""
+    """The way to a server of HTTP: `port` is its near end."""
 
     def __init__(self, server_port: int) -> None:
         self._server = server_port
@@ -113,6 +114,59 @@ def line(server_port: int) -> Iterator[Line]:
         yield opened
     finally:
         opened.close()
+
+
+class Wire:
+    """A way to a server of any protocol, at a port of loopback or a socket's path; its near end is of the same kind.
+
+    On the first `times` connections something happens once, after so many bytes from the client.
+
+    Args:
+        near: the path of its near end; None for a port.
+        does: "cut" it, "stop" all that the client says, or what is called, after which all goes on.
+    """
+
+    def __init__(self, far: int | Path, near: Path | None, after: int, times: int, does: str | Callable[[], None]):
+        self.happened = threading.Event()
+        self._far, self._after, self._times, self._does = far, after, times, does
+        self._socket = socket.socket(socket.AF_UNIX if near else socket.AF_INET)
+        self._socket.bind(str(near) if near else ("127.0.0.1", 0))
+        self._socket.listen()
+        self.port = 0 if near else int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._socket.accept()
+                far = socket.socket(socket.AF_UNIX if isinstance(self._far, Path) else socket.AF_INET)
+                far.connect(str(self._far) if isinstance(self._far, Path) else ("127.0.0.1", self._far))
+                threading.Thread(target=self._pass, args=(near, far, self._times > 0), daemon=True).start()
+                threading.Thread(target=self._pass, args=(far, near, False), daemon=True).start()
+                self._times -= 1
+
+    def _pass(self, source: socket.socket, sink: socket.socket, faulty: bool) -> None:
+        passed = 0
+        with suppress(OSError):
+            while octets := source.recv(1 << 15):
+                sink.sendall(octets)
+                passed += len(octets)
+                if faulty and passed >= self._after:
+                    self.happened.set()
+                    if self._does == "stop":
+                        return
+                    if self._does == "cut":
+                        break
+                    faulty = False
+                    if callable(self._does):
+                        self._does()
+            for one in (source, sink):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 def free_port() -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
@@ -39,6 +40,12 @@ _SEND = 256 << 10
 """Bytes: the most that libvirt's RPC takes in a message is 4 MiB, and an ssh channel likes less."""
 _LINE_BROKE = ("refused", "reset", "Broken pipe", "closed", "timed out", "Cannot recv", "End of file", "keepalive")
 """What libvirt says, under one code of error, when the line broke."""
+_REFUSED = ("Permission denied", "Host key", "No such file", "not found")
+"""What ssh, or the program that it starts there, says last when it is no use to try again."""
+_BELIEVING = {"no_verify": "1", "known_hosts_verify": "ignore"}
+"""Parameters of a URI with which any host is believed (libvirt.org, Remote URIs)."""
+_LET_GO = 2.0
+"""Seconds in which libvirt lets go of a volume after an upload that broke off."""
 _HINTS: Sequence[tuple[tuple[str, ...], tuple[str, ...], str]] = (
     (
         ("VIR_ERR_AUTH_FAILED", "VIR_ERR_AUTH_CANCELLED", "VIR_ERR_AUTH_UNAVAILABLE"),
@@ -46,8 +53,9 @@ _HINTS: Sequence[tuple[tuple[str, ...], tuple[str, ...], str]] = (
         "check who may log in there: the key of ssh, or auth.conf",
     ),
     (("VIR_ERR_NO_STORAGE_POOL",), (), "name a pool that is there: virsh pool-list --all"),
-    ((), ("Host key",), "see that it is the right host, and let ssh know its key"),
+    ((), ("Host key",), "see that it is the right host, and let ssh know its key: ssh-keyscan, known_hosts"),
     ((), ("No space left", "Disk quota", "File too large"), "make room in the pool"),
+    ((), ("not found",), "install libvirt-daemon there, which has virt-ssh-helper, or netcat-openbsd"),
     ((), ("No such file",), "start libvirt there: systemctl start libvirtd"),
     (
         ("VIR_ERR_ACCESS_DENIED", "VIR_ERR_OPERATION_DENIED"),
@@ -66,8 +74,9 @@ _XML = (
 @contextmanager
 def connect(target: LibvirtTarget, around: Surroundings) -> Iterator[Cloud]:
     """See `clouds.connect`."""
-    if "no_verify=1" in target.uri or "no_tty=0" in target.uri:
-        around.progress.warn(f"{target.name}: no_verify=1 is in its uri, so any host and certificate is believed")
+    for key, value in _BELIEVING.items():
+        if parse_qs(urlsplit(target.uri).query).get(key) == [value]:
+            around.progress.warn(f"{target.name}: {key}={value} is in its uri, so any host and certificate is believed")
     pool = _Host(target, around)
     try:
         yield pool
@@ -272,7 +281,21 @@ class _Host:
 
     def _delete(self, stored: Stored) -> None:
         for volume in self._volumes(stored.name, stored.key):
-            volume.delete(0)
+            self._remove(volume)
+
+    def _remove(self, volume: Any) -> None:
+        """A volume, which libvirt holds for a moment after an upload that broke off."""
+        until = time.monotonic() + _LET_GO
+        while True:
+            try:
+                volume.delete(0)
+            except libvirt.libvirtError as error:
+                held = error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and "in use" in str(error)
+                if not held or time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def _volumes(self, name: str, upload: str = _ANY) -> list[Any]:
         """The volumes of a name, or of one upload of it."""
@@ -305,7 +328,7 @@ class _Host:
             _run_events()
             kinds = [libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
             auth = [kinds, self._answer, None]
-            self._connection = self._in_time(lambda: libvirt.openAuth(self._target.uri, auth, 0))
+            self._connection = self._in_time(lambda: libvirt.openAuth(_unasking(self._target.uri), auth, 0))
             with suppress(libvirt.libvirtError):  # not every transport has it
                 self._connection.setKeepAlive(max(1, int(self._target.timeout / 5)), 4)
         return self._connection
@@ -345,7 +368,7 @@ class _Host:
             text, code = str(error), error.get_error_code()
             where = f"{self._target.name} ({self._target.uri})"
         # ssh's refusals come as an end of file with its last words.
-        refused = "Permission denied" in text or "Host key" in text
+        refused = any(word in text for word in _REFUSED)
         if not refused and any(word in text for word in _LINE_BROKE):
             self.close()
             raise TryAgain(f"{where}: {text}")
@@ -356,6 +379,14 @@ class _Host:
             if code in {getattr(libvirt, name) for name in names} or any(word in text for word in words):
                 return hint
         return f"see what virsh -c {self._target.uri} says, and pool, networks and uri of the target"
+
+
+def _unasking(uri: str) -> str:
+    """The URI, with which ssh asks nothing: its question on a terminal would be waited for."""
+    parts = urlsplit(uri)
+    if not parts.scheme.endswith("+ssh") or "no_tty" in parse_qs(parts.query):
+        return uri
+    return f"{uri}{'&' if parts.query else '?'}no_tty=1"
 
 
 def _disks(shipment: Shipment) -> tuple[Disk, ...]:

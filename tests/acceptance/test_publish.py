@@ -21,8 +21,9 @@ from tests.importers.test_publish_vsphere import disk_of as digest_of_the_disk_i
 from tests.integration import guests
 from tests.integration.test_openstack import User, cloud, servers, user
 from tests.integration.test_openstack import disk_of as disk_in
-from tests.integration.test_publish_libvirt import Daemon, daemon
+from tests.integration.test_publish_libvirt import daemon
 from tests.integration.test_publish_s3 import Shop, shop, store
+from tests.libvirtd import Daemon
 from tests.openstack import Cloud
 
 pytestmark = pytest.mark.acceptance

@@ -1,15 +1,12 @@
-"""Packages on a real libvirtd with QEMU, unprivileged: volumes that are the disks, a domain that validates."""
+"""Packages on a real libvirtd with QEMU, local and by ssh: volumes that are the disks, a domain that validates."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import pty
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,76 +21,23 @@ from ovfbuild.publishing import Published, Publisher
 from ovfbuild.tries import Patience
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
+from tests import faults
+from tests.faults import Wire
+from tests.libvirtd import AS_ITS_USER, Daemon, libvirtd
+from tests.sshd import Sshd, sshd
 from tests.unit.publish.kit import Heard, ova, target
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
 libvirt: Any = pytest.importorskip("libvirt")
 
 QUICK = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
-POOL = "<pool type='dir'><name>default</name><target><path>{path}</path></target></pool>"
-
-
-@dataclass(frozen=True)
-class Daemon:
-    folder: Path
-    process: subprocess.Popen[bytes]
-    connection: Any
-
-    @property
-    def socket(self) -> Path:
-        return self.folder / "run/libvirt/libvirt-sock"
-
-    def uri(self, at: Path | None = None) -> str:
-        return f"qemu+unix:///session?socket={at or self.socket}"
-
-    def limit(self, size: str) -> None:
-        """The largest file, in bytes, that it may write from now on."""
-        of = ["prlimit", f"--pid={self.process.pid}", f"--fsize={size}:unlimited"]
-        subprocess.run([*_as_its_user(), *of], check=True)
-
-    @property
-    def volumes(self) -> list[Path]:
-        return sorted((self.folder / "pool").iterdir())
 
 
 @pytest.fixture(scope="module")
 def daemon(needs: Callable[..., None]) -> Iterator[Daemon]:
-    """libvirtd of a user: as root it would be the system's own, so it is started as nobody there."""
     needs("libvirtd", "virt-xml-validate", "qemu-system-x86_64", "setpriv")
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="lv"))  # short: it has sockets
-    for name in ("run", "home", "pool"):
-        (folder / name).mkdir()
-    env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{folder}/home"}
-    env |= {"XDG_RUNTIME_DIR": f"{folder}/run", "XDG_CONFIG_HOME": f"{folder}/home", "XDG_CACHE_HOME": f"{folder}/home"}
-    if os.getuid() == 0:
-        subprocess.run(["chown", "-R", "65534:65534", folder], check=True)
-    with (folder / "log").open("wb") as log:
-        # Signals as Python has them: SIGXFSZ ignored, so that a full disk (below) is an error and no end.
-        process = subprocess.Popen(
-            [*_as_its_user(), "libvirtd"], env=env, stdout=log, stderr=log, restore_signals=False
-        )
-    started = Daemon(folder, process, _connected(f"qemu+unix:///session?socket={folder}/run/libvirt/libvirt-sock"))
-    started.connection.storagePoolDefineXML(POOL.format(path=folder / "pool")).create()
-    yield started
-    started.connection.close()
-    process.terminate()
-    process.wait(30)
-    shutil.rmtree(folder)
-
-
-def _as_its_user() -> list[str]:
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
-
-
-def _connected(uri: str) -> Any:
-    libvirt.registerErrorHandler(lambda *_: None, None)
-    for _ in range(300):
-        with suppress(libvirt.libvirtError):
-            return libvirt.open(uri)
-        time.sleep(0.1)
-    raise AssertionError("libvirtd does not start")
+    with libvirtd() as started:
+        yield started
 
 
 @dataclass
@@ -115,15 +59,19 @@ class Shop:
 @pytest.fixture
 def shop(daemon: Daemon, tmp_path: Path, own_cache: Path) -> Iterator[Shop]:
     yield Shop(daemon, tmp_path, Heard())
-    for machine in daemon.connection.listAllDomains(0):
-        machine.undefine()
-    for path in (daemon.folder / "pool").iterdir():
-        path.unlink()
+    daemon.clear()
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     return ova(tmp_path / "a-1.0.ova")
+
+
+def config(folder: Path, uri: str) -> None:
+    """A target x of the user's own."""
+    path = folder / "ovfbuild/targets.toml"
+    path.parent.mkdir()
+    path.write_text(f'[[publish]]\nname="x"\nkind="libvirt"\nnetwork="user"\nuri="{uri}"\n')
 
 
 def same_disk(package: Path, volume: Path) -> bool:
@@ -191,57 +139,21 @@ def test_a_full_disk(shop: Shop, package: Path) -> None:
 @pytest.mark.parametrize("when", ["at first", "at half"])
 def test_a_daemon_that_says_nothing(shop: Shop, package: Path, when: str) -> None:
     near = shop.daemon.folder / when.replace(" ", "-")
-    line = Line(near, shop.daemon.socket, 1 if when == "at first" else 150_000, 9, "stop")
+    line = Wire(shop.daemon.socket, near, 1 if when == "at first" else 150_000, 9, "stop")
     with pytest.raises(PublishError, match=r"\(3 tries\)") as caught:
         shop.publish(package, uri=shop.daemon.uri(near), timeout="1 s")
-    assert line.stopped.is_set() and caught.value.exit_code == 7
+    assert line.happened.is_set() and caught.value.exit_code == 7
     left = shop.daemon.volumes
     assert not left or "the next publish removes it" in caught.value.hint
     shop.publish(package)
     assert len(shop.daemon.volumes) == 1
 
 
-class Line:
-    """A way to the daemon that stops, or is cut, after so many bytes from the client, so many times."""
-
-    def __init__(self, near: Path, far: Path, after: int, times: int, does: str) -> None:
-        self.stopped = threading.Event()
-        self._far, self._after, self._times, self._does = far, after, times, does
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(near))
-        self._socket.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._socket.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(str(self._far))
-                threading.Thread(target=self._pass, args=(near, far, self._times > 0), daemon=True).start()
-                threading.Thread(target=self._pass, args=(far, near, False), daemon=True).start()
-                self._times -= 1
-
-    def _pass(self, source: socket.socket, sink: socket.socket, faulty: bool) -> None:
-        passed = 0
-        with suppress(OSError):
-            while octets := source.recv(1 << 15):
-                sink.sendall(octets)
-                passed += len(octets)
-                if faulty and passed >= self._after:
-                    self.stopped.set()
-                    if self._does == "stop":
-                        return
-                    break
-            for one in (source, sink):
-                one.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.mark.fault("connection cut at half")
 @pytest.mark.parametrize("times", [1, 9])
 def test_a_line_that_is_cut_at_half(shop: Shop, package: Path, times: int) -> None:
     near = shop.daemon.folder / f"cut{times}"
-    Line(near, shop.daemon.socket, 150_000, times, "cut")
+    Wire(shop.daemon.socket, near, 150_000, times, "cut")
     if times == 1:
         assert shop.publish(package, uri=shop.daemon.uri(near)).receipt.outcome == "published"
         (volume,) = shop.daemon.volumes
@@ -256,16 +168,132 @@ def test_a_line_that_is_cut_at_half(shop: Shop, package: Path, times: int) -> No
 @pytest.mark.fault("process killed at half")
 def test_killed_at_half_and_done_by_the_next(shop: Shop, package: Path, tmp_path: Path) -> None:
     near = shop.daemon.folder / "stop"
-    line = Line(near, shop.daemon.socket, 150_000, 1, "stop")
-    config = tmp_path / "ovfbuild/targets.toml"
-    config.parent.mkdir()
-    config.write_text(f'[[publish]]\nname="x"\nkind="libvirt"\nnetwork="user"\nuri="{shop.daemon.uri(near)}"\n')
+    line = Wire(shop.daemon.socket, near, 150_000, 1, "stop")
+    config(tmp_path, shop.daemon.uri(near))
     argv = [sys.executable, "-m", "ovfbuild", "publish", str(package), "--to", "x"]
     with subprocess.Popen(argv, env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}) as running:
-        assert line.stopped.wait(100)
+        assert line.happened.wait(100)
         running.send_signal(signal.SIGKILL)
     assert len(shop.daemon.volumes) == 1 and shop.daemon.connection.listAllDomains(0) == []
     shop.publish(package)
     assert "removing what an earlier upload of a 1.0 left" in shop.heard.text
     (volume,) = shop.daemon.volumes
     assert same_disk(package, volume)
+
+
+# --- by ssh ---
+
+
+@dataclass(frozen=True)
+class Far:
+    """The daemon, as it is reached by ssh."""
+
+    sshd: Sshd
+
+    def uri(self, port: int = 0, key: str = "key", more: str = "") -> str:
+        at = f"{self.sshd.user}@127.0.0.1:{port or self.sshd.port}"
+        return f"qemu+ssh://{at}/session?command={self.sshd.client}&keyfile={self.sshd.key(key)}{more}"
+
+    def through(self, wire: Wire) -> str:
+        """As it is reached by a wire, which has the server's name, so that its host key is known."""
+        known = self.sshd.folder / "known_hosts"
+        known.write_text(
+            known.read_text() + known.read_text().splitlines()[0].replace(str(self.sshd.port), str(wire.port)) + "\n"
+        )
+        return self.uri(wire.port)
+
+
+@pytest.fixture(scope="module")
+def far(daemon: Daemon, needs: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    """Whoever logs in becomes the daemon's user, whose session's socket virt-ssh-helper finds."""
+    needs("sshd", "ssh", "nc", "virt-ssh-helper")
+    becomes = f'env XDG_RUNTIME_DIR={daemon.folder}/run sh -c "$SSH_ORIGINAL_COMMAND"'
+    with sshd(tmp_path_factory.mktemp("far") / "ssh", f"ForceCommand {' '.join(AS_ITS_USER)} {becomes}") as running:
+        yield Far(running)
+
+
+def ssh_of_ours() -> list[int]:
+    """The ids of this process's own ssh, of which libvirt starts one a connection."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            if name == "ssh" and int(rest.split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("by", ["virt-ssh-helper", "nc"])
+def test_by_ssh_twice_is_once_and_the_disk_is_the_same(shop: Shop, far: Far, package: Path, by: str) -> None:
+    uri = far.uri(more=f"&socket={shop.daemon.socket}" if by == "nc" else "")
+    first, second = shop.publish(package, uri=uri, read_back=True), shop.publish(package, uri=uri)
+    assert (first.receipt.outcome, second.receipt.outcome) == ("published", "present")
+    (volume,) = shop.daemon.volumes
+    assert first.lines == second.lines and first.lines[2] == str(volume) and same_disk(package, volume)
+    assert shop.publish(package, How(replace=True), uri=uri).receipt.outcome == "published"
+    assert len(shop.daemon.volumes) == 1 and ssh_of_ours() == []
+
+
+REFUSED_BY_SSH = [
+    ("wrong password", "another key", "Permission denied (publickey)", "check who may log in there: the key of ssh"),
+    ("certificate wrong", "another host", "Host key verification failed", "let ssh know its key"),
+    ("server down", "no sshd", "Connection refused", "check the network"),
+    ("server down", "no libvirtd", "No such file or directory", "start libvirt there"),
+    ("server down", "no nc", "not found", "netcat-openbsd"),
+]
+
+
+@pytest.mark.fault("wrong password", "certificate wrong", "server down")
+@pytest.mark.parametrize(("_", "what", "said", "hint"), REFUSED_BY_SSH, ids=[case[1] for case in REFUSED_BY_SSH])
+def test_what_ssh_refuses(shop: Shop, far: Far, package: Path, _: str, what: str, said: str, hint: str) -> None:
+    uri = {
+        "another key": far.uri(key="another"),
+        "another host": far.uri().replace(str(far.sshd.client), str(far.sshd.client_that_knows_nobody())),
+        "no sshd": far.uri(faults.free_port()),
+        "no libvirtd": far.uri(more=f"&socket={shop.daemon.folder}/none"),
+        "no nc": far.uri(more=f"&socket={shop.daemon.socket}&netcat={shop.daemon.folder}/none"),
+    }[what]
+    with pytest.raises(PublishError) as caught:
+        shop.publish(package, uri=uri)
+    assert said in caught.value.message and hint in caught.value.hint and caught.value.exit_code == 7
+    assert shop.daemon.volumes == [] and ssh_of_ours() == []
+
+
+def test_ssh_asks_nothing_on_a_terminal(shop: Shop, far: Far, package: Path, tmp_path: Path) -> None:
+    """It would ask whether the unknown host is the right one, and wait."""
+    uri = far.uri().replace(str(far.sshd.client), str(far.sshd.client_that_knows_nobody()))
+    config(tmp_path, uri)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        argv = [sys.executable, "-m", "ovfbuild", "publish", str(package), "--to", "x"]
+        os.execve(sys.executable, argv, {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)})
+    said = b""
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # its end is an error
+        while octets := stream.read(1 << 12):
+            said += octets
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert b"Host key verification failed" in said and b"continue connecting" not in said
+
+
+@pytest.mark.fault("connection cut at half")
+@pytest.mark.parametrize("times", [1, 9])
+def test_an_ssh_that_is_killed_at_half(shop: Shop, far: Far, package: Path, times: int) -> None:
+    def kill() -> None:
+        for pid in ssh_of_ours():
+            os.kill(pid, signal.SIGKILL)
+
+    wire = Wire(far.sshd.port, None, 150_000, times, kill)
+    uri = far.through(wire)
+    try:
+        if times == 1:
+            assert shop.publish(package, uri=uri).receipt.outcome == "published"
+            (volume,) = shop.daemon.volumes
+            assert same_disk(package, volume)
+            return
+        with pytest.raises(PublishError, match="3 tries") as caught:
+            shop.publish(package, uri=uri)
+        assert caught.value.exit_code == 7
+    finally:
+        wire.close()
+    assert wire.happened.is_set() and ssh_of_ours() == []
+    assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
