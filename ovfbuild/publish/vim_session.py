@@ -1,7 +1,8 @@
 """One login to a vSphere Web Services endpoint, and its faults in the project's words.
 
-pyVmomi's own `SmartConnect` hides what went wrong with a connection in a HostConnectFault, so the stub is made here.
-It speaks the API of vSphere 5.5, which every later one understands.
+pyVmomi's own `SmartConnect` hides what went wrong with a connection in a HostConnectFault, so the stub is made here. It
+speaks the newest version of the API that both sides know: in an older one, a server leaves out of an import spec what
+that did not have yet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pyVmomi import VmomiSupport as _VmomiSupport
 from pyVmomi import vim as _vim
 from pyVmomi import vmodl as _vmodl
 from pyVmomi.SoapAdapter import SoapStubAdapter as _SoapStubAdapter
@@ -27,6 +29,7 @@ from ovfbuild.tries import TryAgain
 SoapStubAdapter: Any = _SoapStubAdapter
 vim: Any = _vim
 vmodl: Any = _vmodl
+_support: Any = _VmomiSupport
 
 _SHORTLY = 0.2
 """Seconds between two looks at a task or a lease."""
@@ -54,14 +57,20 @@ class VimSession:
     def content(self) -> Any:
         """The ServiceContent."""
         if self._content is None:
-            host, port = host_and_port(self._target.host)
-            self._stub = SoapStubAdapter(
-                host, port, sslContext=self.tls(), httpConnectionTimeout=self._target.timeout, poolSize=2
-            )
+            first = self._connect()
+            about = vim.ServiceInstance("ServiceInstance", first).RetrieveContent().about
+            first.DropConnections()
+            self._stub = self._connect(version=_version(about.apiVersion))
             content = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
-            content.sessionManager.Login(self._target.user, self._password(), None)
+            content.sessionManager.Login(self._target.user, self.password(), None)
             self._content = content
         return self._content
+
+    def _connect(self, **more: str) -> Any:
+        """By default in the version of vSphere 5.5, which every later one understands."""
+        host, port = host_and_port(self._target.host)
+        timeout = self._target.timeout
+        return SoapStubAdapter(host, port, sslContext=self.tls(), httpConnectionTimeout=timeout, poolSize=2, **more)
 
     def tls(self) -> ssl.SSLContext:
         """How certificates are judged: of the system, or of the target's authority alone, or not at all."""
@@ -164,13 +173,25 @@ class VimSession:
             return TryAgain(f"{host}: {said}")
         return PublishError(f"{host}: {said}", "the server's own events say more")
 
-    def _password(self) -> str:
+    def password(self) -> str:
         target = self._target
         found = self._secrets.read(f"target {target.name}", target.password_env, target.password_file)
         if found is not None:
             return found
         instead = f"add password_file = or password_env = to target {target.name}"
         return self._secrets.ask(f"Password of {target.user} at {target.host}", instead)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """(8, 0, 3, 0) of "8.0.3.0"."""
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def _version(told: str) -> str:
+    """pyVmomi's word for the newest version of the API that it has and that is no newer than the server's."""
+    ids = {one: _support.versionIdMap[one] for one in _support.GetServiceVersions("vim25")}
+    known = {numbers(said): str(one) for one, said in ids.items() if re.fullmatch(r"\d+(\.\d+)+", said)}
+    return known[max((one for one in known if one <= numbers(told)), default=min(known))]
 
 
 def sentence(fault: Any) -> str:

@@ -1,11 +1,15 @@
 """The importers' programs, unpacked from Debian's packages into the cache: once, and without root.
 
+The simulator of vCenter is a module of Go, built with Debian's Go: what it is made of is pinned by its go.mod and
+go.sum, and fetched as the user's own Go client fetches modules.
+
 mmdebstrap's variant `extract` in its mode `chrootless` resolves dependencies and unpacks, and runs no script of any
 package: what these set up (users, services, a kernel module) an import does not need.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,11 +20,11 @@ from ovfbuild.files import digest_of
 from ovfbuild.progress import Progress, step
 from ovfbuild.vm.apt import host_mirrors, host_settings
 from ovfbuild.vm.process import find_program, run
-from tests.importers.sandbox import Sandbox, check_host
+from tests.importers.sandbox import NETWORK, WORK, Sandbox, check_host
 
 KIND = "importers"
 SUITE = "sid"
-VCSIM = Path(__file__).parent / "vcsim" / "main.go"
+VCSIM = Path(__file__).parent / "vcsim"
 _LAYOUT = 1
 """Counted up whenever an entry of the cache would be made in another way."""
 
@@ -35,14 +39,9 @@ Provides: virtualbox-modules
 Description: stands for the kernel modules, which an import does not need
 
 """
-_GO = {
-    "GO111MODULE": "off",
-    "GOPATH": "/usr/share/gocode",
-    "GOTOOLCHAIN": "local",
-    "GOCACHE": "/w/cache",
-    "GOFLAGS": "-trimpath",
-    "CGO_ENABLED": "0",
-}
+_GO = {"GOTOOLCHAIN": "local", "GOCACHE": f"{WORK}/cache", "GOMODCACHE": f"{WORK}/modules", "CGO_ENABLED": "0"}
+_CLIENT = ("GOPROXY", "GOSUMDB", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOINSECURE", "GOFLAGS")
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 def virtualbox(cache: Cache, progress: Progress) -> Path:
@@ -59,23 +58,39 @@ def virtualbox(cache: Cache, progress: Progress) -> Path:
 
 def vcsim(cache: Cache, progress: Progress) -> Path:
     """The simulator's program, built if it is not there; static, so that it runs anywhere."""
-    packages = ("base-files", "golang-go", "golang-github-vmware-govmomi-dev")
-    source = VCSIM.read_text(encoding="utf-8")
+    packages = ("base-files", "golang-go")
+    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(VCSIM.iterdir()) if path.is_file()}
 
     def make(folder: Path) -> None:
         scratch = folder / "scratch"
-        (scratch / "work").mkdir(parents=True)
-        with step(progress, "unpack Go and govmomi"):
+        with step(progress, "unpack Go"):
+            scratch.mkdir()
             _unpack(scratch / "root", packages, progress)
-        shutil.copy(VCSIM, scratch / "work")
+            for name in NETWORK:
+                place = scratch / "root" / name.lstrip("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
+        shutil.copytree(VCSIM, scratch / "work")
+        settings = _GO | _client()
+        with step(progress, "fetch govmomi"):
+            Sandbox(scratch / "root", scratch / "work", settings, network=True).run("go", "mod", "download")
         with step(progress, "build vcsim"):
-            go = Sandbox(scratch / "root", scratch / "work", _GO)
-            go.run("go", "build", "-ldflags=-s -w", "-o", "vcsim", VCSIM.name, timeout=1200)
+            go = Sandbox(scratch / "root", scratch / "work", settings)
+            go.run("go", "build", "-trimpath", "-ldflags=-s -w", "-o", "vcsim", ".", timeout=1200)
+            go.run("go", "clean", "-modcache")  # whose files nobody may write to
         (scratch / "work" / "vcsim").rename(folder / "vcsim")
         shutil.rmtree(scratch)
 
-    key = digest_of({"layout": _LAYOUT, "suite": SUITE, "packages": packages, "source": source})
-    return _obtain(cache, key, f"govmomi's vCenter simulator, of Debian {SUITE}", make) / "vcsim"
+    key = digest_of({"layout": _LAYOUT, "suite": SUITE, "packages": packages, "sources": sources})
+    return _obtain(cache, key, f"govmomi's vCenter simulator, built with the Go of Debian {SUITE}", make) / "vcsim"
+
+
+def _client() -> dict[str, str]:
+    """How this user's Go fetches modules, as far as that is not Go's own default."""
+    said = json.loads(run(["go", "env", "-json", *_CLIENT])) if shutil.which("go") else os.environ
+    found = {name: said.get(name, "") for name in _CLIENT}
+    found |= {name: os.environ.get(name) or os.environ.get(name.lower(), "") for name in _PROXIES}
+    return {name: value for name, value in found.items() if value}
 
 
 def _obtain(cache: Cache, key: str, about: str, make: Callable[[Path], None]) -> Path:

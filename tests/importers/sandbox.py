@@ -1,4 +1,5 @@
-"""Programs of another Debian in namespaces of their own: no network but loopback, no process that outlives them."""
+"""Programs of another Debian in namespaces of their own: no process that outlives them, and no network but loopback,
+unless the host's is asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from ovfbuild.vm.process import find_program, run
 
 WORK = "/w"
 """Where the working folder is inside."""
+NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt")
+"""The host's files that a program with a network reads; `root` has to have files in their places."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Sandbox:
     root: Path
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    network: bool = False
+    """The host's network, its names and the authorities that it trusts."""
 
     def run(self, *argv: str, shown: Mapping[str, Path] | None = None, timeout: float = 300) -> str:
         """What the program wrote on stdout; ProgramError if it failed, or was not done after `timeout` seconds.
@@ -29,8 +34,10 @@ class Sandbox:
         settings = {"HOME": "/tmp", "PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C.UTF-8", **self.env}
         where = ("--ro-bind", self.root, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run")
         words = [word for key, value in settings.items() for word in ("--setenv", key, value)]
-        files = [word for inside, path in (shown or {}).items() for word in ("--ro-bind", path, inside)]
-        own = ("--unshare-all", "--die-with-parent", "--new-session", "--clearenv")
+        shared = {name: Path(name) for name in NETWORK if Path(name).exists()} if self.network else {}
+        files = [word for inside, path in {**shared, **(shown or {})}.items() for word in ("--ro-bind", path, inside)]
+        own = ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
+        own += ["--share-net"] if self.network else []
         return run(
             ["bwrap", *own, *where, "--bind", self.work, WORK, "--chdir", WORK, *files, *words, *argv], timeout=timeout
         )

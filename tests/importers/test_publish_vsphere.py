@@ -273,7 +273,7 @@ def test_a_server_that_is_down(lab: Lab, ova: Path) -> None:
 def test_a_connection_that_is_cut_in_the_middle(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-cut", "60000") as lab:
+    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ cut 60000") as lab:
         heard = Heard()
         assert lab.publish(ova, heard=heard).receipt.outcome == "published"
         assert "trying again" in heard.text
@@ -285,7 +285,7 @@ def test_a_connection_that_is_cut_in_the_middle(
 def test_the_last_try_is_cleaned_away_too(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-cut", "60000") as lab:
+    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ cut 60000") as lab:
         publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=Patience(tries=1))
         with pytest.raises(PublishError, match=r"127\.0\.0\.1"):
             publisher.publish(ova, lab.target(), How(), proven=True)
@@ -296,7 +296,7 @@ def test_the_last_try_is_cleaned_away_too(
 def test_a_run_that_is_killed_in_the_middle(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-stall", "60000") as lab:
+    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ stall 60000") as lab:
         config = tmp_path / "config" / "ovfbuild"
         config.mkdir(parents=True)
         lines = (f'{key} = "{value}"' for key, value in lab.table.items())

@@ -7,6 +7,7 @@ HttpNfcLease, HttpNfcLeaseComplete; then the machine is read back. What the leas
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import tarfile
@@ -44,8 +45,9 @@ class Simulator:
 @contextmanager
 def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Simulator]:
     """Runs one on a free port of loopback; it ends with the block, or with this process."""
-    kept = folder / "kept"
+    kept, scratch = folder / "kept", folder / "tmp"
     kept.mkdir(parents=True)
+    scratch.mkdir()
     argv = [str(program), "-user", USER, "-password", PASSWORD, "-keep", str(kept), *options]
     with (
         (folder / "vcsim.log").open("wb") as log,
@@ -54,6 +56,7 @@ def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Itera
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=os.environ | {"TMPDIR": str(scratch)},
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - only prctl and _exit run there
         ) as child,
     ):
@@ -64,7 +67,12 @@ def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Itera
             said = json.loads(line)
             yield Simulator(said["host"], int(said["port"]), kept)
         finally:
-            child.kill()
+            assert child.stdin is not None
+            child.stdin.close()  # which ends it, and then it removes its datastores
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 def take(server: Simulator, ova: Path, name: str) -> Import:
@@ -161,10 +169,9 @@ def clone(server: Simulator, name: str, to: str) -> None:
     with _session(server) as content:
         machine = _found(content)[name]
         where = vim.vm.RelocateSpec(pool=content.rootFolder.childEntity[0].hostFolder.childEntity[0].resourcePool)
+        machine.CloneVM_Task(machine.parent, to, vim.vm.CloneSpec(location=where, powerOn=False, template=False))
         copied = vim.vm.ConfigSpec(extraConfig=machine.config.extraConfig)
-        machine.CloneVM_Task(
-            machine.parent, to, vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=copied)
-        )
+        _found(content)[to].ReconfigVM_Task(copied)
 
 
 def end_sessions(server: Simulator) -> None:

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// fault is what happens to the first request of a method to a path that begins so, when so many bytes of its body were
+// read: the connection is cut, or comes to a halt; it goes on slowly, or with one bit changed; or it is answered with
+// a status, which has an error of the Automation API in its body where a kind is named.
+type fault struct {
+	method, path, does string
+	after              int64
+	kind               string
+}
+
+type faults struct {
+	mutex sync.Mutex
+	all   []*fault
+}
+
+func (f *faults) String() string { return "" }
+
+func (f *faults) Set(text string) error {
+	words := strings.Fields(text)
+	if len(words) < 4 {
+		return fmt.Errorf("%q is no fault", text)
+	}
+	after, err := strconv.ParseInt(words[3], 10, 64)
+	f.all = append(f.all, &fault{words[0], words[1], words[2], after, strings.Join(words[4:], " ")})
+	return err
+}
+
+func (f *faults) take(r *http.Request) *fault {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	for i, one := range f.all {
+		if one.method == r.Method && strings.HasPrefix(r.URL.RequestURI(), one.path) {
+			f.all = append(f.all[:i:i], f.all[i+1:]...)
+			return one
+		}
+	}
+	return nil
+}
+
+func (f *faults) before(next http.Handler, closing <-chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		one := f.take(r)
+		if one == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		log.Printf("fault: %s %s %s", r.Method, r.URL.Path, one.does)
+		switch one.does {
+		case "slow":
+			r.Body = &changed{ReadCloser: r.Body, each: 50 * time.Millisecond, flip: -1}
+			next.ServeHTTP(w, r)
+			return
+		case "flip":
+			r.Body = &changed{ReadCloser: r.Body, flip: one.after}
+			next.ServeHTTP(w, r)
+			return
+		}
+		_, _ = io.CopyN(io.Discard, r.Body, one.after)
+		switch one.does {
+		case "cut":
+			panic(http.ErrAbortHandler) // net/http: closes the connection without an answer
+		case "stall":
+			log.Print("stalled")
+			select {
+			case <-closing:
+			case <-time.After(time.Minute):
+			}
+			panic(http.ErrAbortHandler)
+		default:
+			one.refuse(w)
+		}
+	})
+}
+
+// refuse answers as the Automation API does, where a kind is named.
+func (f *fault) refuse(w http.ResponseWriter) {
+	status, err := strconv.Atoi(f.does)
+	must(err)
+	if f.kind == "" {
+		http.Error(w, http.StatusText(status), status)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	kind, said, _ := strings.Cut(f.kind, " ")
+	message := map[string]any{"id": "vcsim." + kind, "default_message": said, "args": []string{}}
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"type": "com.vmware.vapi.std.errors." + kind, "value": map[string]any{"messages": []any{message}},
+	})
+}
+
+// changed is a body that comes slowly, or with one bit that was not sent.
+type changed struct {
+	io.ReadCloser
+	each time.Duration
+	flip int64
+	at   int64
+}
+
+func (c *changed) Read(into []byte) (int, error) {
+	time.Sleep(c.each)
+	if c.each > 0 && len(into) > 1<<15 {
+		into = into[:1<<15]
+	}
+	n, err := c.ReadCloser.Read(into)
+	if c.flip >= c.at && c.flip < c.at+int64(n) {
+		into[c.flip-c.at] ^= 1
+	}
+	c.at += int64(n)
+	return n, err
+}
+
+type refusals []*simulator.FaultInjectionRule
+
+func (r *refusals) String() string { return "" }
+
+// Set is of a method, and of a fault by its name in vSphere's Web Services API.
+func (r *refusals) Set(text string) error {
+	words := strings.Fields(text + " - -")
+	known := map[string]types.BaseMethodFault{
+		"NoPermission":             &types.NoPermission{PrivilegeId: words[2]},
+		"NoDiskSpace":              &types.NoDiskSpace{Datastore: words[2]},
+		"InsufficientStorageSpace": new(types.InsufficientStorageSpace),
+	}
+	if known[words[1]] == nil {
+		return fmt.Errorf("%q is no fault", words[1])
+	}
+	*r = append(*r, &simulator.FaultInjectionRule{
+		MethodName: words[0], ObjectType: "*", ObjectName: "*", Probability: 1, Enabled: true,
+		FaultType: simulator.FaultTypeCustom, Fault: known[words[1]], Message: "refused by " + words[1],
+	})
+	return nil
+}
