@@ -22,7 +22,7 @@ from ovfbuild.formats.pieces import FileWriter, Form, Piece, size_of
 from ovfbuild.progress import Progress
 from ovfbuild.spec.plan import Plan
 from ovfbuild.spec.profile import Format, Profile
-from ovfbuild.vm.disk import open_reader
+from ovfbuild.vm.blocks import open_reader
 from ovfbuild.vm.sealed import SealedDisk
 
 _ANY_SIZE = 10**18

@@ -14,7 +14,7 @@ from ovfbuild.formats import ova, vmdk_reader
 from ovfbuild.formats.vmdk_layout import GRAIN
 from ovfbuild.verify.package import Package, StoredDisk
 from ovfbuild.vm import disk
-from ovfbuild.vm.disk import DiskReader
+from ovfbuild.vm.blocks import DiskReader, open_reader
 from ovfbuild.vm.sealed import SealedDisk
 
 LARGEST_FOR_QEMU = 128 << 30
@@ -31,7 +31,7 @@ def is_packed(sealed: SealedDisk, package: Path, member: ova.Member, work: Path)
     if sealed.capacity <= LARGEST_FOR_QEMU:
         inside = disk.inside(package, member.offset, member.size)
         return disk.compare(disk.described(sealed.path, sealed.format), inside)
-    with disk.open_reader(sealed.path, sealed.format, work) as source, ova.window(package, member) as stream:
+    with open_reader(sealed.path, sealed.format, work) as source, ova.window(package, member) as stream:
         return same(source, vmdk_reader.grains(stream, member.name))
 
 
@@ -44,7 +44,7 @@ def is_same(sealed: SealedDisk, package: Package, packed: StoredDisk, work: Path
     if packed.plain:
         (member,) = packed.members
         return is_packed(sealed, package.file_of(member), member, work)
-    with disk.open_reader(sealed.path, sealed.format, work) as source, package.open_disk(packed) as stream:
+    with open_reader(sealed.path, sealed.format, work) as source, package.open_disk(packed) as stream:
         return same(source, vmdk_reader.grains(stream, packed.file.href))
 
 

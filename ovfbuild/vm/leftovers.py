@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from ovfbuild.vm.disk import open_reader
+from ovfbuild.vm.blocks import open_reader
 from ovfbuild.vm.outside import DirEntry, FileSystem
 
 _PIECE = 1 << 20

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ovfbuild.errors import FileError, ProgramError
-from ovfbuild.vm.disk import DiskReader, open_reader
+from ovfbuild.vm.blocks import DiskReader, open_reader
 from ovfbuild.vm.partition_table import partitions
 from ovfbuild.vm.process import find_program, run
 

@@ -6,7 +6,8 @@ import struct
 import zlib
 
 from ovfbuild.errors import FileError
-from ovfbuild.vm.disk import SECTOR, DiskReader
+from ovfbuild.vm.blocks import DiskReader
+from ovfbuild.vm.disk import SECTOR
 
 _GPT_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _GPT_ENTRY = struct.Struct("<16s16sQQ")

@@ -8,7 +8,7 @@ import pytest
 
 from ovfbuild.formats import ova, ova_reader, vmdk
 from ovfbuild.verify import content
-from ovfbuild.vm.disk import open_reader
+from ovfbuild.vm.blocks import open_reader
 from ovfbuild.vm.sealed import SealedDisk
 from tests.unit.formats.conftest import noise, program
 

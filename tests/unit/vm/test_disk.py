@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.errors import FileError, ProgramError
-from ovfbuild.vm import disk
+from ovfbuild.vm import blocks, disk
 
 if shutil.which("qemu-img") is None and not os.environ.get("CI"):
     pytest.skip("qemu-img is not installed", allow_module_level=True)
@@ -54,7 +54,7 @@ def raw(tmp_path: Path) -> Path:
 
 def content(path: Path, image_format: str, work: Path) -> bytes:
     """The whole disk in ranges that begin and end anywhere."""
-    with disk.open_reader(path, image_format, work) as reader:
+    with blocks.open_reader(path, image_format, work) as reader:
         octets = bytearray()
         step = 123_457
         while len(octets) < reader.capacity:
@@ -64,7 +64,7 @@ def content(path: Path, image_format: str, work: Path) -> bytes:
     return bytes(octets)
 
 
-def check_runs(reader: disk.DiskReader, octets: bytes) -> None:
+def check_runs(reader: blocks.DiskReader, octets: bytes) -> None:
     end = 0
     for offset, length in reader.runs():
         assert offset >= end
@@ -131,14 +131,14 @@ def test_an_overlay_over_a_compressed_base(tmp_path: Path, raw: Path) -> None:
 def test_many_threads_read(tmp_path: Path, raw: Path) -> None:
     image = tmp_path / "image"
     qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, image)
-    with disk.open_reader(image, "qcow2", tmp_path) as reader, ThreadPoolExecutor(4) as threads:
+    with blocks.open_reader(image, "qcow2", tmp_path) as reader, ThreadPoolExecutor(4) as threads:
         pieces = threads.map(lambda at: reader.read(at, MIB), range(0, SIZE, MIB))
         assert b"".join(pieces) == raw.read_bytes()
 
 
 def test_a_raw_disk_ends_with_its_last_sector(tmp_path: Path) -> None:
     path = write(tmp_path / "odd", 1300, {1290: b"0123456789"})
-    with disk.open_reader(path, "raw", tmp_path) as reader:
+    with blocks.open_reader(path, "raw", tmp_path) as reader:
         assert reader.capacity == 1536
         assert reader.read(1024, 512) == path.read_bytes()[1024:].ljust(512, b"\0")
     assert disk.probe(path, "raw").virtual_size == 1536
@@ -148,13 +148,13 @@ def test_an_empty_disk_has_no_runs(tmp_path: Path) -> None:
     qemu_img("create", "-f", "qcow2", tmp_path / "qcow2", "5M")
     write(tmp_path / "raw", 5 * MIB, {})
     for image_format in ("raw", "qcow2"):
-        with disk.open_reader(tmp_path / image_format, image_format, tmp_path) as reader:
+        with blocks.open_reader(tmp_path / image_format, image_format, tmp_path) as reader:
             assert list(reader.runs()) == []
             assert reader.read(100, 5) == bytes(5)
 
 
 def test_a_disk_cut_short_while_it_is_read(tmp_path: Path, raw: Path) -> None:
-    with disk.open_reader(raw, "raw", tmp_path) as reader:
+    with blocks.open_reader(raw, "raw", tmp_path) as reader:
         os.truncate(raw, MIB)
         with pytest.raises(FileError, match="cut short"):
             reader.read(10 * MIB, MIB)
@@ -225,7 +225,7 @@ def test_no_file(tmp_path: Path) -> None:
         disk.probe(tmp_path)
     with (
         pytest.raises(FileError, match="can't be read"),
-        disk.open_reader(tmp_path / "gone", "raw", tmp_path),
+        blocks.open_reader(tmp_path / "gone", "raw", tmp_path),
     ):
         pass
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovfbuild.errors import FileError
-from ovfbuild.vm import disk, leftovers, outside, partition_table
+from ovfbuild.vm import blocks, disk, leftovers, outside, partition_table
 
 PROGRAMS = ("qemu-img", "mke2fs", "debugfs", "e2fsck", "sfdisk")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -128,7 +128,7 @@ def test_root_on_a_logical_partition(tmp_path: Path, tree: Path) -> None:
     with raw.open("r+b") as stream:
         stream.seek(8 * MIB)
         stream.write(make_ext4(tree, tmp_path / "fs").read_bytes())
-    with disk.open_reader(raw, "raw", tmp_path) as reader:
+    with blocks.open_reader(raw, "raw", tmp_path) as reader:
         assert partition_table.partitions(reader) == [(MIB, 2 * MIB), (5 * MIB, MIB), (8 * MIB, 8 * MIB)]
     with outside.open_root(raw, "raw", tmp_path) as fs:
         assert fs is not None
