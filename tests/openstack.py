@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Cloud:
         """What an API answers, as JSON; the admin's voice unless a token says otherwise. Raises HTTPError."""
         sent = json.dumps(body).encode() if body is not None else None
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        named = {"Content-Type": "application/json", "X-Auth-Token": token or self.token("admin", "admin"), **named}
+        named = {"Content-Type": "application/json", "X-Auth-Token": token or _admin(self.keystone), **named}
         with urllib.request.urlopen(urllib.request.Request(url, sent, named, method=method), timeout=60) as answer:
             content = answer.read()
         return json.loads(content) if content else None
@@ -85,7 +86,7 @@ class Cloud:
     def content(self, image: str, region: str = "one") -> bytes:
         """What a user of the image downloads."""
         request = urllib.request.Request(
-            f"{self.glance[region]}/v2/images/{image}/file", headers={"X-Auth-Token": self.token("admin", "admin")}
+            f"{self.glance[region]}/v2/images/{image}/file", headers={"X-Auth-Token": _admin(self.keystone)}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
@@ -242,6 +243,12 @@ def _populated(empty: Cloud) -> Cloud:
     ]
     empty.call("POST", f"{v3}/registered_limits", {"registered_limits": limits}, token=token)
     return Cloud(empty.folder, v3, empty.glance, project)
+
+
+@cache
+def _admin(keystone: str) -> str:
+    """The admin's login, once for all calls: it lasts an hour."""
+    return _token(keystone, "admin", "admin")
 
 
 def _token(keystone: str, user: str, project: str) -> str:

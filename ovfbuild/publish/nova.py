@@ -7,8 +7,9 @@ A disk in Glance has no descriptor beside it, so what the descriptor declares st
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -51,9 +52,50 @@ class Machine:
     """What Nova can't be told."""
 
 
-def machine(envelope: Envelope, disk_format: DiskFormat) -> Machine:
-    """The machine of a descriptor, for a cloud whose hypervisor is KVM (qcow2) or VMware (VMDK)."""
-    bus, card = _controller(envelope), _nic(envelope)
+@dataclass(frozen=True)
+class Volume:
+    """A disk that a machine gets beside the one that it boots from: made of an image, or empty."""
+
+    image: str | None
+    """The image's id."""
+    gibibytes: int
+
+
+def block_devices(volumes: Sequence[Volume]) -> Mapping[str, str]:
+    """Properties of the image to boot from by which Nova makes the other disks with the machine, as Cinder's volumes.
+
+    Nova writes the same on its own snapshots: `_get_image_defined_bdms` in nova/compute/api.py reads them, a JSON text
+    in the words of nova/block_device.py. A volume outlives its machine, so that nobody's data go by surprise.
+    """
+    devices = [
+        {
+            "source_type": "image" if one.image else "blank",
+            "destination_type": "volume",
+            **({"image_id": one.image} if one.image else {}),
+            "volume_size": one.gibibytes,
+            "boot_index": -1,
+            "delete_on_termination": False,
+        }
+        for one in volumes
+    ]
+    return {"bdm_v2": "True", "block_device_mapping": json.dumps(devices)} if devices else {}
+
+
+def data_disk(envelope: Envelope, disk_format: DiskFormat, disk_id: str) -> Mapping[str, str]:
+    """The properties of an image that no machine boots from: a driver for VMware has to know how to read it."""
+    if disk_format == "qcow2":
+        return {}
+    return {"hypervisor_type": "vmware", **_vmware_disk(_controller(envelope, disk_id))}
+
+
+def _vmware_disk(bus: ControllerName | None) -> dict[str, str]:
+    adapter = _VMWARE_ADAPTERS.get(bus or "", "lsiLogic")
+    return {"vmware_disktype": "streamOptimized", "vmware_adaptertype": adapter}
+
+
+def machine(envelope: Envelope, disk_format: DiskFormat, disk_id: str) -> Machine:
+    """The machine of a descriptor that boots from a disk, for a cloud on KVM (qcow2) or on VMware (VMDK)."""
+    bus, card = _controller(envelope, disk_id), _nic(envelope)
     told = {"architecture": "x86_64"} | dict(_firmware(envelope)) | dict(_system(envelope))
     notes: list[str] = []
     if disk_format == "qcow2":
@@ -63,8 +105,7 @@ def machine(envelope: Envelope, disk_format: DiskFormat) -> Machine:
         told |= {**disk_words, **nic_words}
         notes += _untold("disk controller", bus and controller(bus).title, disk_words, "hw_disk_bus")
     else:
-        told |= {"hypervisor_type": "vmware", "vmware_disktype": "streamOptimized"}
-        told |= {"vmware_adaptertype": _VMWARE_ADAPTERS.get(bus or "", "lsiLogic")}
+        told |= {"hypervisor_type": "vmware", **_vmware_disk(bus)}
         nic_words = {"hw_vif_model": _VMWARE_NICS[card]} if card in _VMWARE_NICS else {}
         told |= nic_words
         if (guest := envelope.virtual_system.operating_system) and guest.os_type:
@@ -82,9 +123,9 @@ def _untold(what: str, title: str | None, words: Mapping[str, str], key: str) ->
         )
 
 
-def _controller(envelope: Envelope) -> ControllerName | None:
-    """What the first disk hangs on, in the catalogue's words."""
-    disk = _first(envelope, _DISK)
+def _controller(envelope: Envelope, disk_id: str) -> ControllerName | None:
+    """What a disk hangs on, in the catalogue's words."""
+    disk = _item_of(envelope, disk_id)
     items = {item.instance_id: item for item in envelope.virtual_system.hardware.items}
     parent = items.get(disk.parent) if disk and disk.parent is not None else None
     if parent is None:
@@ -108,9 +149,15 @@ def _nic(envelope: Envelope) -> NicName | None:
 
 
 def _first(envelope: Envelope, kind: int) -> Item | None:
-    """The first item of a type, a disk being one that is a disk of the package."""
+    """The first item of a type."""
+    return next((item for item in envelope.virtual_system.hardware.items if item.resource_type == kind), None)
+
+
+def _item_of(envelope: Envelope, disk_id: str) -> Item | None:
+    """The item of a disk of the package."""
     for item in envelope.virtual_system.hardware.items:
-        if item.resource_type == kind and (kind != _DISK or HOST_RESOURCE.fullmatch(item.host_resource or "")):
+        named = HOST_RESOURCE.fullmatch(item.host_resource or "")
+        if item.resource_type == _DISK and named and named[1] == disk_id:
             return item
     return None
 

@@ -3,6 +3,10 @@
 An image is ours by its properties: `ovfbuild_name`, `ovfbuild_version`, `ovfbuild_sha256` (of the OVA) and
 `ovfbuild_state`. It is made hidden and `unfinished`; the one request that makes it seen, once it was compared, makes it
 `whole`. So an image that Glance takes for good because its client died can be told from one that is.
+
+Of several disks each becomes an image. All but the one to boot from name that one (`ovfbuild_boot_image`), and it names
+them (`ovfbuild_other_images`) in the request that makes it whole, which is the last of all: a version is whole when the
+image to boot from is, and those are that it names.
 """
 
 from __future__ import annotations
@@ -10,12 +14,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import BinaryIO
 
 import openstack.config
 from keystoneauth1.exceptions import ClientException
@@ -23,20 +25,15 @@ from openstack.config.cloud_region import CloudRegion
 from openstack.connection import Connection
 from openstack.exceptions import ConfigException
 
-from ovfbuild.errors import FileError, PublishError, UsageError
-from ovfbuild.formats import ova
-from ovfbuild.progress import step
+from ovfbuild.errors import PublishError, UsageError
 from ovfbuild.publish import nova
 from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
 from ovfbuild.publish.glance import Glance, Image
-from ovfbuild.publish.meter import PIECE, Meter, Metered
+from ovfbuild.publish.image_content import Content, Contents, PackedDisk, disks_of
+from ovfbuild.publish.meter import Meter, Metered
 from ovfbuild.spec.targets import OpenStackTarget
 from ovfbuild.tries import TryAgain
-from ovfbuild.vm import disk
-from ovfbuild.vm.extract import capacity as capacity_of
-from ovfbuild.vm.extract import extract
 
-_GIB = 2**30
 _BETWEEN = 1.0
 """Seconds between two looks at an import."""
 _IMPORT_SECONDS = 4 * 3600.0
@@ -50,8 +47,9 @@ def connect(target: OpenStackTarget, around: Surroundings) -> Iterator[Cloud]:
     region = _region(target, around)
     if region.config.get("verify") is False:
         around.progress.warn(f"{target.name}: verify is false in clouds.yaml, so any certificate is believed")
-    with Connection(config=region) as connection, ExitStack() as stack:
-        yield _Images(target, around, Glance(connection, around.secrets, target.timeout), stack)
+    contents = Contents(target.disk_format, around)
+    with Connection(config=region) as connection, closing(contents):
+        yield _Images(target, around, Glance(connection, around.secrets, target.timeout), contents)
 
 
 def _region(target: OpenStackTarget, around: Surroundings) -> CloudRegion:
@@ -72,37 +70,14 @@ def _region(target: OpenStackTarget, around: Surroundings) -> CloudRegion:
     return region
 
 
-@dataclass(frozen=True)
-class _Content:
-    """What an image gets: `size` bytes of a file, from `offset` on; `capacity` is the disk's own size."""
-
-    path: Path
-    offset: int
-    size: int
-    capacity: int
-
-    @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
-        with ova.window(self.path, ova.Member(self.path.name, self.offset, self.size)) as stream:
-            yield stream
-
-    def digest(self, algorithm: str) -> str:
-        running = hashlib.new(algorithm)
-        with self.opened() as stream:
-            while piece := stream.read(PIECE):
-                running.update(piece)
-        return running.hexdigest()
-
-
 class _Images:
     """A project's images, as a `Cloud`."""
 
-    def __init__(self, target: OpenStackTarget, around: Surroundings, glance: Glance, stack: ExitStack) -> None:
+    def __init__(self, target: OpenStackTarget, around: Surroundings, glance: Glance, contents: Contents) -> None:
         self._target = target
         self._around = around
         self._glance = glance
-        self._stack = stack
-        self._contents: dict[str, _Content] = {}
+        self._contents = contents
         self._project = ""
         self._methods: tuple[str, ...] = ()
 
@@ -119,38 +94,46 @@ class _Images:
 
     def stored(self, name: str) -> Sequence[Stored]:
         project = self._enter()
-        found = list(self._glance.images(owner=project, ovfbuild_name=name))
-        return [_stored(image) for image in found if not (_whole(image) and image.get("os_hidden"))]
+        return list(_versions(self._glance.images(owner=project, ovfbuild_name=name)))
 
     def send(self, shipment: Shipment, resume: Stored | None, meter: Meter) -> Stored:
         del resume  # Glance starts anew
-        name = f"{shipment.name}-{shipment.version}"
-        self._refuse_strangers(name)
-        content = self._content(shipment)
-        image = self._create(shipment, name, content)
-        meter.total = content.size
-        meter.begin()
-        stage = self._imports()
-        with content.opened() as stream:
-            self._glance.send(image["id"], Metered(stream, content.size, meter), content.size, stage=stage)
-        if stage:
-            self._glance.take_in(image["id"])
-        return _stored(image)
+        disks = disks_of(shipment.package)
+        boot, *others = (disk for disk in disks if disk.member)
+        for disk in (boot, *others):
+            self._refuse_strangers(_named(shipment, disk, boot))
+        meter.total = sum(disk.member.size for disk in disks if disk.member)
+        first = self._create(shipment, disks, boot, boot, self._machine(shipment, boot))
+        made = {"image": str(first["id"])}
+        for disk in others:
+            told = nova.data_disk(shipment.package.envelope, self._target.disk_format, disk.declared.disk_id)
+            image = self._create(shipment, disks, disk, boot, {**told, "ovfbuild_boot_image": first["id"]})
+            made[f"disk{disk.number}"] = image["id"]
+            content = self._upload(shipment, disk, image["id"], meter)
+            self._compare(self._active(image["id"]), disk, content)
+        self._upload(shipment, boot, first["id"], meter)
+        return replace(_version(first["id"], [first]), ids=made)
 
     def finish(self, shipment: Shipment, sent: Stored) -> Stored:
-        image = self._active(sent.key)
-        self._compare(image, self._content(shipment))
-        sight = {"visibility": self._target.visibility, "os_hidden": False}
-        return _stored(self._glance.change(sent.key, **sight, ovfbuild_state="whole"))
+        disks = disks_of(shipment.package)
+        boot, *others = (disk for disk in disks if disk.member)
+        self._compare(self._active(sent.key), boot, self._contents.of(shipment.package, boot))
+        sight = {"visibility": self._target.visibility, "os_hidden": False, "ovfbuild_state": "whole"}
+        for disk in others:
+            self._glance.change(sent.ids[f"disk{disk.number}"], **sight)
+        image = self._glance.change(sent.key, **sight, **self._company(disks, boot, sent.ids))
+        return replace(_version(sent.key, [image]), whole=True, ids=sent.ids)
 
     def abandon(self, leftover: Stored) -> None:
-        self._glance.delete(leftover.key)
+        for number in leftover.ids.values():
+            self._glance.delete(number)
 
     def retire(self, old: Stored) -> None:
         if self._target.old == "hide":
-            self._glance.change(old.key, os_hidden=True)
+            for number in reversed([*old.ids.values()]):  # the one to boot from last: until then the version stands
+                self._glance.change(number, os_hidden=True)
         else:
-            self._glance.delete(old.key)
+            self.abandon(old)  # the one to boot from first: what is left then is a leftover
 
     # --- steps ---
 
@@ -177,27 +160,39 @@ class _Images:
                     "remove or rename it, or give this one another --name",
                 )
 
-    def _create(self, shipment: Shipment, name: str, content: _Content) -> Image:
-        """The image without content. The visibility is tried, and taken back until the image is whole."""
-        target = self._target
-        machine = nova.machine(shipment.package.envelope, target.disk_format)
+    def _machine(self, shipment: Shipment, boot: PackedDisk) -> Mapping[str, object]:
+        """What Nova is told of the machine, by the image that it boots from."""
+        machine = nova.machine(shipment.package.envelope, self._target.disk_format, boot.declared.disk_id)
         for note in machine.notes:
             self._around.progress.warn(note)
+        return {**machine.properties, "min_ram": machine.min_ram}
+
+    def _create(
+        self,
+        shipment: Shipment,
+        disks: Sequence[PackedDisk],
+        disk: PackedDisk,
+        boot: PackedDisk,
+        told: Mapping[str, object],
+    ) -> Image:
+        """An image without content. The visibility is tried, and taken back until the image is whole."""
+        target = self._target
+        which = {"ovfbuild_disk": str(disk.number), "ovfbuild_disks": str(len(disks))} if len(disks) > 1 else {}
         image = self._glance.create(
             {
-                **machine.properties,
+                **told,
                 **target.image_properties,
                 **self._sight(),
-                "name": name,
+                "name": _named(shipment, disk, boot),
                 "disk_format": target.disk_format,
                 "container_format": "bare",
-                "min_disk": -(-content.capacity // _GIB),
-                "min_ram": machine.min_ram,
+                "min_disk": disk.gibibytes,
                 "tags": list(target.tags),
                 "ovfbuild_name": shipment.name,
                 "ovfbuild_version": shipment.version,
                 "ovfbuild_sha256": shipment.digest,
                 "ovfbuild_state": "unfinished",
+                **which,
             }
         )
         if target.visibility != "private":
@@ -207,33 +202,35 @@ class _Images:
     def _sight(self) -> dict[str, object]:
         return {"visibility": self._target.visibility, "os_hidden": True}
 
-    def _content(self, shipment: Shipment) -> _Content:
-        """What is to be sent: the VMDK as it lies in the OVA, or a qcow2 that is made of it once."""
-        if shipment.digest not in self._contents:
-            self._contents[shipment.digest] = self._made(shipment)
-        return self._contents[shipment.digest]
+    def _upload(self, shipment: Shipment, disk: PackedDisk, number: str, meter: Meter) -> Content:
+        """Sends a disk into an image; the cloud may be at it for some time afterwards."""
+        assert disk.member is not None
+        content = self._contents.of(shipment.package, disk)
+        meter.total += content.size - disk.member.size
+        meter.begin(meter.at)
+        stage = self._imports()
+        with content.opened() as stream:
+            self._glance.send(number, Metered(stream, content.size, meter), content.size, stage=stage)
+        if stage:
+            self._glance.take_in(number)
+        return content
 
-    def _made(self, shipment: Shipment) -> _Content:
-        package = shipment.package
-        if len(package.disks) != 1:
-            raise PublishError(
-                f"{package.path.name} has {len(package.disks)} disks, and an image has one",
-                "publish the others as images of their own, from appliances of one disk",
-            )
-        declared, member = package.disks[0]
-        if "streamOptimized" not in (declared.format or ""):
-            raise FileError(f"{member.name} is no streamOptimized VMDK", "ovfbuild fix makes one of it")
-        inside = disk.inside(package.path, member.offset, member.size)
-        capacity = capacity_of(inside)
-        if self._target.disk_format == "vmdk":
-            return _Content(package.path, member.offset, member.size, capacity)
-        workspace = self._stack.enter_context(self._around.workspace())
-        qcow2 = workspace / "disk.qcow2"
-        with step(self._around.progress, "convert the disk to qcow2"):
-            extract(inside, qcow2, "qcow2", self._around.progress)
-        size = qcow2.stat().st_size
-        self._around.progress.note(f"the disk as a qcow2 takes {size / 1e6:.0f} MB of {workspace} until it is sent")
-        return _Content(qcow2, 0, size, capacity)
+    def _company(self, disks: Sequence[PackedDisk], boot: PackedDisk, ids: Mapping[str, str]) -> dict[str, str]:
+        """What the image to boot from says of the machine's other disks; nothing where there are none."""
+        others = [disk for disk in disks if disk is not boot]
+        if not others:
+            return {}
+        images = [ids[f"disk{disk.number}"] for disk in others if disk.member]
+        for disk in others:
+            if disk.member is None:
+                said = f"disk {disk.number} is empty and needs no image: a volume of {disk.gibibytes} GiB is made"
+                self._around.progress.note(f"{said} with each machine")
+        volumes = [nova.Volume(ids.get(f"disk{disk.number}"), disk.gibibytes) for disk in others]
+        return {"ovfbuild_other_images": " ".join(images), **nova.block_devices(volumes), **self._own_devices()}
+
+    def _own_devices(self) -> dict[str, str]:
+        """What the target's image_properties have in the place of ours."""
+        return {key: word for key, word in self._target.image_properties.items() if key == "block_device_mapping"}
 
     def _active(self, number: str) -> Image:
         """The image once Glance has all of it."""
@@ -253,7 +250,7 @@ class _Images:
             time.sleep(_BETWEEN)
         raise PublishError(f"{self._glance.host}: image {number} is not done after hours", "ask its administrator")
 
-    def _compare(self, image: Image, content: _Content) -> None:
+    def _compare(self, image: Image, disk: PackedDisk, content: Content) -> None:
         """Raises TryAgain unless what Glance hashed is what was read here."""
         algorithm, told = str(image.get("os_hash_algo")), image.get("os_hash_value")
         if image.get("disk_format") != self._target.disk_format:
@@ -261,25 +258,47 @@ class _Images:
                 f"the cloud made {image.get('disk_format')} of the disk: its digest can't be compared, only its size"
             )
             size = image.get("virtual_size")
-            if size not in (None, content.capacity):
-                raise TryAgain(f"{self._glance.host}: the disk has {size} bytes, not {content.capacity}")
+            if size not in (None, disk.capacity):
+                raise TryAgain(f"{self._glance.host}: the disk has {size} bytes, not {disk.capacity}")
         elif image.get("size") != content.size:
             raise TryAgain(f"{self._glance.host}: {image.get('size')} of {content.size} bytes arrived")
         elif told and algorithm in hashlib.algorithms_available and told != content.digest(algorithm):
             raise TryAgain(f"{self._glance.host}: what arrived has another {algorithm} than what was sent")
 
 
+def _named(shipment: Shipment, disk: PackedDisk, boot: PackedDisk) -> str:
+    """What an image is called."""
+    stem = f"{shipment.name}-{shipment.version}"
+    return stem if disk is boot else f"{stem}-disk{disk.number}"
+
+
+def _versions(images: Iterable[Image]) -> Iterator[Stored]:
+    """What was uploaded together, as far as it counts: an image to boot from with those that name it."""
+    together: dict[str, list[Image]] = {}
+    for image in images:
+        together.setdefault(str(image.get("ovfbuild_boot_image") or image["id"]), []).append(image)
+    for boot, members in together.items():
+        version = _version(boot, members)
+        hidden = any(image["id"] == boot and image.get("os_hidden") for image in members)
+        if not (version.whole and hidden):
+            yield version
+
+
+def _version(boot: str, images: Sequence[Image]) -> Stored:
+    """What an image to boot from and those that name it are together; `boot` is its id, which may be gone."""
+    ordered = sorted(images, key=lambda image: (image["id"] != boot, str(image.get("ovfbuild_disk", "")).zfill(9)))
+    first = ordered[0]
+    whole = {image["id"] for image in images if _whole(image)}
+    return Stored(
+        name=str(first["ovfbuild_name"]),
+        version=str(first.get("ovfbuild_version", "")),
+        digest=str(first.get("ovfbuild_sha256", "")),
+        whole=whole >= {boot, *str(first.get("ovfbuild_other_images", "")).split()},
+        made=datetime.fromisoformat(first["created_at"]).timestamp(),
+        ids={"image" if one["id"] == boot else f"disk{one.get('ovfbuild_disk')}": one["id"] for one in ordered},
+        key=boot,
+    )
+
+
 def _whole(image: Image) -> bool:
     return image.get("ovfbuild_state") == "whole" and image["status"] in ("active", "deactivated")
-
-
-def _stored(image: Image) -> Stored:
-    return Stored(
-        name=str(image["ovfbuild_name"]),
-        version=str(image.get("ovfbuild_version", "")),
-        digest=str(image.get("ovfbuild_sha256", "")),
-        whole=_whole(image),
-        made=datetime.fromisoformat(image["created_at"]).timestamp(),
-        ids={"image": image["id"]},
-        key=image["id"],
-    )

@@ -9,19 +9,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ovfbuild.formats import ovf, ovf_reader
+from ovfbuild.formats.envelope import Disk, DiskSection, File, Item
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from tests import openstack
 from tests.faulty import Proxy, certificate, proxy
 from tests.integration.guests import free_port
 from tests.unit.formats.conftest import Pieces, noise, written
-from tests.unit.verify.kit import good
+from tests.unit.verify.kit import Kit, good
 
 pytestmark = [pytest.mark.openstack, pytest.mark.timeout(900)]
 MIB = 1 << 20
@@ -100,6 +103,26 @@ class User:
         found: dict[str, Any] = json.loads(out)
         return {**found, "said": said}
 
+    def killed(self, between: Proxy, package: Path, words: bytes, after: int, *more: str, nth: int = 1) -> None:
+        """Publishes, and is killed at the nth request that begins so, after so many bytes of it."""
+        reached, dead, seen = threading.Event(), threading.Event(), 0
+
+        def wait(head: bytes) -> bytes | None:
+            nonlocal seen
+            seen += 1
+            if seen < nth:
+                return None
+            reached.set()
+            assert dead.wait(120)
+            return b""
+
+        between.when(words, after, wait, times=nth)
+        with self.start("publish", package, "--to", "lab", *more) as child:
+            assert reached.wait(120)
+            child.kill()
+            child.communicate()
+            dead.set()
+
     def refused(self, package: Path, *words: str, left: int = 0, region: str = "one") -> str:
         """What is said when it must not succeed; so many images are there afterwards, all of them whole."""
         code, out, said = self.run("publish", package, "--to", "lab", *words)
@@ -126,10 +149,39 @@ def ova(path: Path, version: str = "1.0", size: int = 70000, seed: int = 1) -> P
     return parts.text_with(b'ovf:populatedSize="262144"', b'ovf:populatedSize="%d"' % (grains * 65536)).pack(path)
 
 
+def ova_of_three(path: Path, version: str = "1.0", seed: int = 1) -> Path:
+    """A good OVA called `a` of three disks: 16 MiB to boot from, an empty one of 2000 MiB, and one of 1100 MiB."""
+    (one,) = ovf_reader.read(good().text).envelopes
+    contents = Pieces(16 * MIB, ((0, noise(30000)),)), Pieces(1100 * MIB, ((5 * MIB, noise(2 * MIB, seed)),))
+    files = {f"a-disk{number}.vmdk": written(pieces)[1] for number, pieces in zip((1, 3), contents, strict=True)}
+    system = replace(one.virtual_system, products=(replace(one.virtual_system.products[0], version=version),))
+    address = {2: "1", 3: "2"}
+    more = [
+        Item(6 + n, f"disk {n}", 17, host_resource=f"ovf:/disk/vmdisk{n}", parent=3, address_on_parent=address[n])
+        for n in (2, 3)
+    ]
+    items = (*system.hardware.items, *more)
+    disks = Disk("vmdisk1", 16, file_ref="file1"), Disk("vmdisk2", 2000), Disk("vmdisk3", 1100, file_ref="file3")
+    text = ovf.dump(
+        replace(
+            one,
+            files=tuple(File(f"file{name[6]}", name, len(octets)) for name, octets in files.items()),
+            disk_section=DiskSection(disks),
+            virtual_system=replace(system, hardware=replace(system.hardware, items=items)),
+        )
+    )
+    return Kit(text, files).pack(path)
+
+
 def disk_of(package: Path) -> str:
-    """The disk in a package, in qemu-img's words."""
-    ((_, member),) = open_package(package).disks
-    return disk.inside(package, member.offset, member.size)
+    """The only one of them."""
+    (only,) = disks_of(package)
+    return only
+
+
+def disks_of(package: Path) -> list[str]:
+    """The disks in a package, in qemu-img's words."""
+    return [disk.inside(package, member.offset, member.size) for _, member in open_package(package).disks]
 
 
 _NOVA = """
@@ -148,6 +200,38 @@ def nova_takes(image: dict[str, Any]) -> dict[str, Any]:
     """What Nova makes of an image, as it keeps one with a machine. It refuses a wrong value, and forgets what it has no
     field for."""
     found: dict[str, Any] = json.loads(openstack.python(_NOVA, json.dumps(image)))
+    return found
+
+
+_NOVA_STARTS = """
+import json, sys
+import nova.conf
+from nova import block_device, context, objects
+from nova.compute.api import API
+from nova.image import glance
+objects.register_all()
+url, token, project, number, root = sys.argv[1:]
+nova.conf.CONF([], project="nova", default_config_files=[])
+nova.conf.CONF.set_override("api_servers", [url], "glance")
+asks = context.RequestContext("publisher", project, auth_token=token, is_admin=False, service_catalog=[])
+api = API.__new__(API)  # its other parts want a Cinder, a Neutron and a database
+api.image_api = glance.API()
+image, flavor = api.image_api.get(asks, number), {"root_gb": 1, "ephemeral_gb": 0, "swap": 0}
+first = {"source_type": "image", "uuid": number, "destination_type": root, "boot_index": 0, "volume_size": 1}
+first = [block_device.BlockDeviceDict.from_api(first, root == "local")]
+named = number if root == "local" else ""
+found = api._check_and_transform_bdm(asks, {"image_ref": named}, flavor, image, 1, 1, first, False)
+api._validate_bdm(asks, {"image_ref": named}, flavor, found, {}, {})
+words = ("source_type", "destination_type", "image_id", "volume_size", "boot_index", "delete_on_termination")
+print(json.dumps([[getattr(one, word) for word in words] for one in found]))
+"""
+
+
+def nova_starts(cloud: openstack.Cloud, image: str, root: str) -> list[list[Any]]:
+    """The disks that Nova gives a machine of an image, which it asks Glance for: source, destination, image, GiB, boot
+    index, whether they go with it. `root` is `local` or `volume`: where `openstack server create` puts the first."""
+    said = openstack.python(_NOVA_STARTS, cloud.glance["one"], cloud.token(), cloud.project, image, root)
+    found: list[list[Any]] = json.loads(said)
     return found
 
 
@@ -244,6 +328,78 @@ def test_another_content_of_a_version_replaces_it_when_asked(
     assert first in user.refused(other, left=1)
     second = user.publish(other, "--replace")["ids"]["image"]
     assert [image["id"] for image in cloud.images()] == [second] != [first]
+
+
+# --- several disks ---
+
+
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_several_disks_are_a_machine_for_nova(
+    user: User, cloud: openstack.Cloud, tmp_path: Path, disk_format: str
+) -> None:
+    user.target(disk_format=disk_format, visibility="shared")
+    package = ova_of_three(tmp_path / "a.ova")
+    first = user.publish(package)
+    assert list(first["ids"]) == ["image", "disk3"]
+    assert "disk 2 is empty and needs no image: a volume of 2 GiB" in first["said"]
+    again = user.publish(package)
+    assert (again["outcome"], again["ids"]) == ("present", first["ids"])
+    images = {image["name"]: image for image in cloud.images()}
+    boot, data = images["a-1.0"], images["a-1.0-disk3"]
+    assert len(images) == 2 and {"image": boot["id"], "disk3": data["id"]} == first["ids"]
+    for number, image, disk_in in zip("13", (boot, data), disks_of(package), strict=True):
+        assert (image["ovfbuild_disk"], image["ovfbuild_disks"], image["visibility"]) == (number, "3", "shared")
+        back = tmp_path / "back"
+        back.write_bytes(cloud.content(image["id"]))
+        assert disk.compare(disk.described(back, disk_format), disk_in)
+    assert (boot["min_disk"], boot["min_ram"], data["min_disk"], data["min_ram"]) == (1, 1024, 2, 0)
+    assert ("vmware_disktype" in data, "hw_vif_model" in data) == (disk_format == "vmdk", False)
+    for root in ("local", "volume"):
+        assert nova_starts(cloud, boot["id"], root) == [
+            ["image", root, boot["id"], 1, 0, False],
+            ["blank", "volume", None, 2, -1, False],
+            ["image", "volume", data["id"], 2, -1, False],
+        ]
+
+
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_killed_between_two_disks(user: User, cloud: openstack.Cloud, tmp_path: Path, disk_format: str) -> None:
+    """The first that is sent is not the one to boot from, and is whole when the run ends."""
+    user.target(disk_format=disk_format, upload="direct")
+    package = ova_of_three(tmp_path / "a.ova")
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        user.killed(between, package, b"PUT ", 0, nth=2)
+        boot, data = sorted(cloud.images(), key=lambda image: str(image["name"]))
+        assert (boot["status"], data["status"]) == ("queued", "active")
+        assert all(image["os_hidden"] and image["ovfbuild_state"] == "unfinished" for image in (boot, data))
+        user.killed(between, package, b"PATCH ", 0, nth=2)
+        boot, data = sorted(cloud.images(), key=lambda image: str(image["name"]))
+        assert (boot["os_hidden"], data["os_hidden"], boot["ovfbuild_state"]) == (True, False, "unfinished")
+        assert "removing what an earlier upload" in user.publish(package)["said"]
+    images = cloud.images()
+    assert [image["ovfbuild_state"] for image in images] == ["whole"] * 2
+    assert {boot["id"], data["id"]}.isdisjoint(image["id"] for image in images)
+
+
+def test_several_disks_are_replaced_and_retired_together(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    first = user.publish(ova_of_three(tmp_path / "a.ova"))
+    second = user.publish(ova_of_three(tmp_path / "b.ova", seed=2), "--replace")
+    assert {image["id"] for image in cloud.images()} == set(second["ids"].values())
+    assert set(first["ids"].values()).isdisjoint(second["ids"].values())
+    third = user.publish(ova_of_three(tmp_path / "c.ova", "1.1"), "--keep-old", "1")
+    assert {image["id"] for image in cloud.images()} == {*second["ids"].values(), *third["ids"].values()}
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        user.killed(between, tmp_path / "c.ova", b"DELETE ", 0, "--keep-old", "0", nth=2)
+        assert {image["name"] for image in cloud.images()} == {"a-1.0-disk3", "a-1.1", "a-1.1-disk3"}
+    user.login(auth=cloud.auth())
+    user.target(old="hide")
+    user.publish(tmp_path / "c.ova")
+    assert {image["name"] for image in cloud.images()} == {"a-1.1", "a-1.1-disk3"}, "the next run removes the rest"
+    user.publish(ova(tmp_path / "d.ova", "1.2"), "--keep-old", "0")
+    seen = {image["name"]: image["os_hidden"] for image in cloud.images()}
+    assert seen == {"a-1.1": True, "a-1.1-disk3": True, "a-1.2": False}
 
 
 # --- faults ---
@@ -376,21 +532,9 @@ def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, t
 def test_killed_at_half(user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str) -> None:
     user.target(upload=upload)
     package = ova(tmp_path / "a.ova", size=4 * MIB)
-    half, dead = threading.Event(), threading.Event()
-
-    def wait(head: bytes) -> bytes:
-        half.set()
-        assert dead.wait(120)
-        return b""
-
     with proxy(cloud.glance["one"]) as between:
         user.through(between)
-        between.when(b"PUT ", 2 * MIB, wait)
-        with user.start("publish", package, "--to", "lab") as child:
-            assert half.wait(120)
-            child.kill()
-            child.communicate()
-            dead.set()
+        user.killed(between, package, b"PUT ", 2 * MIB)
         (left,) = cloud.images()
         assert left["os_hidden"] and left["ovfbuild_state"] == "unfinished"
         assert "removing what an earlier upload" in user.publish(package)["said"]

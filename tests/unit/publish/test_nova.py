@@ -31,7 +31,7 @@ def with_items(one: Envelope, *items: Item) -> Envelope:
     "profile", ["portable", "vsphere", "virtualbox", "proxmox", "libvirt", "workstation", "vcloud"]
 )
 def test_every_profile_is_told_in_words_that_nova_has(tmp_path: Path, profile: str) -> None:
-    told = nova.machine(envelope(tmp_path, profile), "qcow2")
+    told = nova.machine(envelope(tmp_path, profile), "qcow2", "vmdisk1")
     for key, values in NOVA.items():
         assert told.properties.get(key, next(iter(values))) in values
     assert {"architecture": "x86_64", "os_type": "linux"}.items() <= told.properties.items()
@@ -40,12 +40,12 @@ def test_every_profile_is_told_in_words_that_nova_has(tmp_path: Path, profile: s
 
 
 def test_what_a_descriptor_says_of_the_system(tmp_path: Path) -> None:
-    told = nova.machine(envelope(tmp_path), "qcow2").properties
+    told = nova.machine(envelope(tmp_path), "qcow2", "vmdisk1").properties
     assert (told["os_distro"], told["os_version"], told["os_admin_user"]) == ("debian", "12", "debian")
     assert (told["hw_firmware_type"], told["hw_machine_type"]) == ("bios", "q35")
     base = {"image": "https://x.example/a.qcow2", "checksum": f"sha256:{'0' * 64}", "os": "debian:12"}
     hardware = {"firmware": "efi", "secure_boot": True}
-    safe = nova.machine(envelope(tmp_path, "vsphere", base=base, hardware=hardware), "qcow2")
+    safe = nova.machine(envelope(tmp_path, "vsphere", base=base, hardware=hardware), "qcow2", "vmdisk1")
     assert (safe.properties["hw_firmware_type"], safe.properties["os_secure_boot"]) == ("uefi", "required")
 
 
@@ -53,11 +53,11 @@ def test_a_version_is_not_guessed(tmp_path: Path) -> None:
     """Several systems share VMware's word: the family is known, the version is not."""
     one = envelope(tmp_path)
     system = replace(one.virtual_system, operating_system=OperatingSystemSection(94, os_type="ubuntu64Guest"))
-    told = nova.machine(replace(one, virtual_system=system), "qcow2").properties
+    told = nova.machine(replace(one, virtual_system=system), "qcow2", "vmdisk1").properties
     assert told["os_distro"] == "ubuntu"
     assert "os_version" not in told
     system = replace(one.virtual_system, operating_system=OperatingSystemSection(1, os_type="windows9Server64Guest"))
-    told = nova.machine(replace(one, virtual_system=system), "qcow2").properties
+    told = nova.machine(replace(one, virtual_system=system), "qcow2", "vmdisk1").properties
     assert (told["os_type"], "os_distro" in told) == ("windows", False)
 
 
@@ -73,14 +73,14 @@ def test_a_version_is_not_guessed(tmp_path: Path) -> None:
     ],
 )
 def test_controllers_of_others(tmp_path: Path, controller: Item, words: dict[str, str]) -> None:
-    found = nova.machine(with_items(envelope(tmp_path), controller, DISK), "qcow2")
+    found = nova.machine(with_items(envelope(tmp_path), controller, DISK), "qcow2", "vmdisk1")
     assert words.items() <= found.properties.items()
     assert found.notes == ()
 
 
 def test_what_nova_has_no_word_for_is_said(tmp_path: Path) -> None:
     odd = with_items(envelope(tmp_path), Item(3, "SCSI", 6, "lsilogic"), DISK, Item(7, "NIC", 10, "RTL8139"))
-    found = nova.machine(odd, "qcow2")
+    found = nova.machine(odd, "qcow2", "vmdisk1")
     assert {"hw_disk_bus", "hw_vif_model"}.isdisjoint(found.properties)
     assert [note.partition(" (")[2].partition(")")[0] for note in found.notes] == [
         "LSI Logic, parallel SCSI",
@@ -89,7 +89,7 @@ def test_what_nova_has_no_word_for_is_said(tmp_path: Path) -> None:
 
 
 def test_a_cloud_on_vmware_is_told_in_its_own_words(tmp_path: Path) -> None:
-    told = nova.machine(with_items(envelope(tmp_path), *ITEMS), "vmdk").properties
+    told = nova.machine(with_items(envelope(tmp_path), *ITEMS), "vmdk", "vmdisk1").properties
     expected = {"hypervisor_type": "vmware", "vmware_adaptertype": "ide", "vmware_disktype": "streamOptimized"}
     assert expected.items() <= told.items()
     assert told["hw_vif_model"] == "VirtualE1000"
@@ -108,5 +108,5 @@ def test_a_cloud_on_vmware_is_told_in_its_own_words(tmp_path: Path) -> None:
 )
 def test_memory_in_every_unit(tmp_path: Path, units: str, quantity: int, mib: int) -> None:
     memory = Item(2, "memory", 4, allocation_units=units, virtual_quantity=quantity)
-    assert nova.machine(with_items(envelope(tmp_path), memory), "qcow2").min_ram == mib
-    assert nova.machine(with_items(envelope(tmp_path)), "qcow2").min_ram == 0
+    assert nova.machine(with_items(envelope(tmp_path), memory), "qcow2", "vmdisk1").min_ram == mib
+    assert nova.machine(with_items(envelope(tmp_path)), "qcow2", "vmdisk1").min_ram == 0
