@@ -64,7 +64,9 @@ class Stored:
     key: str = ""
     """What the cloud's own module finds it by."""
     resumable: bool = False
-    """Not whole, and `send` can go on with it."""
+    """Not in use, and `send` can go on with it."""
+    retired: bool = False
+    """Whole, and set aside by `retire`: it counts as gone, is never abandoned, and may be resumable."""
 
 
 @dataclass(frozen=True)

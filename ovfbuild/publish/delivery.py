@@ -63,7 +63,7 @@ def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
     Raises:
         PublishError: that version is there with another content, and is not to be replaced.
     """
-    whole = sorted((one for one in found if one.whole), key=lambda one: one.made)
+    whole = sorted((one for one in found if one.whole and not one.retired), key=lambda one: one.made)
     broken = [one for one in found if not one.whole]
     twins = [one for one in whole if one.version == shipment.version]
     others = [one for one in reversed(whole) if one.version != shipment.version]
@@ -74,7 +74,7 @@ def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
             f"{shipment.name} {shipment.version} is there already with another content ({_said(current)})",
             "publish --replace puts this in its place; else give it another version, or another --name",
         )
-    resume = next((one for one in broken if one.resumable and one.digest == shipment.digest and not present), None)
+    resume = None if present else _begun(found, shipment, how)
     old = others[how.keep_old :] if how.keep_old is not None else []
     return Decision(
         present,
@@ -83,6 +83,12 @@ def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
         # Two of one version are what a replacement left that was killed before its last step.
         retire=tuple(one for one in twins if one is not present) + tuple(old),
     )
+
+
+def _begun(found: Sequence[Stored], shipment: Shipment, how: How) -> Stored | None:
+    """What `send` can go on with: a part, or rather what was set aside, unless all is to be sent again."""
+    same = [one for one in found if one.resumable and one.digest == shipment.digest]
+    return max((one for one in same if not (one.retired and how.replace)), key=lambda one: one.retired, default=None)
 
 
 def deliver(
@@ -124,7 +130,7 @@ def _once(cloud: Cloud, shipment: Shipment, how: How, progress: Progress, meter:
     if decision.present:
         return Receipt("present", decision.present, decision.retire)
     meter.begin()
-    with step(progress, f"send {shipment.name} {shipment.version}"):
+    with step(progress, f"{_what(decision)} {shipment.name} {shipment.version}"):
         sent = cloud.send(shipment, decision.resume, meter)
     with step(progress, "compare what arrived"):
         stored = cloud.finish(shipment, sent)
@@ -152,10 +158,16 @@ def _tell(decision: Decision, shipment: Shipment, progress: Progress) -> None:
     for one in decision.abandon:
         progress.note(f"would remove what an earlier upload of {one.name} {one.version} left")
     if decision.present is None:
-        again = "go on with" if decision.resume else "send"
-        progress.note(f"would {again} {shipment.name} {shipment.version}, {shipment.size / 1e6:.0f} MB")
+        progress.note(f"would {_what(decision)} {shipment.name} {shipment.version}, {shipment.size / 1e6:.0f} MB")
     for one in decision.retire:
         progress.note(f"would remove {one.name} {one.version} ({_said(one)})")
+
+
+def _what(decision: Decision) -> str:
+    """What is done with what is not there."""
+    if decision.resume is None:
+        return "send"
+    return "bring back" if decision.resume.retired else "go on with"
 
 
 def _said(stored: Stored) -> str:

@@ -6,7 +6,9 @@ An image is ours by its properties: `ovfbuild_name`, `ovfbuild_version`, `ovfbui
 
 Of several disks each becomes an image. All but the one to boot from name that one (`ovfbuild_boot_image`), and it names
 them (`ovfbuild_other_images`) in the request that makes it whole, which is the last of all: a version is whole when the
-image to boot from is, and those are that it names.
+image to boot from is, and those are that it names. It alone is seen in lists, as no machine starts from the others.
+
+A version that was hidden is whole and hidden. The same request as ever brings it back.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import openstack.config
 from keystoneauth1.exceptions import ClientException
@@ -94,10 +96,13 @@ class _Images:
 
     def stored(self, name: str) -> Sequence[Stored]:
         project = self._enter()
-        return list(_versions(self._glance.images(owner=project, ovfbuild_name=name)))
+        images = self._glance.images(owner=project, ovfbuild_name=name)
+        return list(_versions(images, self._target.disk_format))
 
     def send(self, shipment: Shipment, resume: Stored | None, meter: Meter) -> Stored:
-        del resume  # Glance starts anew
+        if resume:  # hidden, with all its disks: of what broke off, Glance takes all anew
+            self._refuse_strangers(f"{shipment.name}-{shipment.version}")
+            return resume
         disks = disks_of(shipment.package)
         boot, *others = (disk for disk in disks if disk.member)
         for disk in (boot, *others):
@@ -117,11 +122,17 @@ class _Images:
     def finish(self, shipment: Shipment, sent: Stored) -> Stored:
         disks = disks_of(shipment.package)
         boot, *others = (disk for disk in disks if disk.member)
-        self._compare(self._active(sent.key), boot, self._contents.of(shipment.package, boot))
-        sight = {"visibility": self._target.visibility, "os_hidden": False, "ovfbuild_state": "whole"}
+        if sent.retired:
+            for disk, number in zip((boot, *others), sent.ids.values(), strict=True):
+                self._recognise(shipment, disk, self._active(number))
+        else:
+            self._compare(self._active(sent.key), boot, self._contents.of(shipment.package, boot))
+        sight = {"visibility": self._target.visibility, "ovfbuild_state": "whole"}
         for disk in others:
             self._glance.change(sent.ids[f"disk{disk.number}"], **sight)
-        image = self._glance.change(sent.key, **sight, **self._company(disks, boot, sent.ids))
+        again = {"ovfbuild_published": datetime.now(UTC).isoformat()} if sent.retired else {}
+        told = self._company(disks, boot, sent.ids)
+        image = self._glance.change(sent.key, **sight, **told, **again, os_hidden=False)
         return replace(_version(sent.key, [image]), whole=True, ids=sent.ids)
 
     def abandon(self, leftover: Stored) -> None:
@@ -130,8 +141,7 @@ class _Images:
 
     def retire(self, old: Stored) -> None:
         if self._target.old == "hide":
-            for number in reversed([*old.ids.values()]):  # the one to boot from last: until then the version stands
-                self._glance.change(number, os_hidden=True)
+            self._glance.change(old.key, os_hidden=True)
         else:
             self.abandon(old)  # the one to boot from first: what is left then is a leftover
 
@@ -265,6 +275,18 @@ class _Images:
         elif told and algorithm in hashlib.algorithms_available and told != content.digest(algorithm):
             raise TryAgain(f"{self._glance.host}: what arrived has another {algorithm} than what was sent")
 
+    def _recognise(self, shipment: Shipment, disk: PackedDisk, image: Image) -> None:
+        """Raises PublishError unless a hidden image has the disk.
+
+        Its bytes were compared when they were sent, and Glance lets nobody change them since. A qcow2 that was made of
+        the disk once more would not tell: another qemu-img writes other bytes.
+        """
+        if self._target.disk_format == "vmdk":
+            self._compare(image, disk, self._contents.of(shipment.package, disk))
+        elif image.get("virtual_size") not in (None, disk.capacity):
+            what = f"{self._glance.host}: the hidden image {image['id']} has a disk of {image['virtual_size']} bytes"
+            raise PublishError(f"{what}, not {disk.capacity}", "publish --replace sends the disk again")
+
 
 def _named(shipment: Shipment, disk: PackedDisk, boot: PackedDisk) -> str:
     """What an image is called."""
@@ -272,29 +294,34 @@ def _named(shipment: Shipment, disk: PackedDisk, boot: PackedDisk) -> str:
     return stem if disk is boot else f"{stem}-disk{disk.number}"
 
 
-def _versions(images: Iterable[Image]) -> Iterator[Stored]:
-    """What was uploaded together, as far as it counts: an image to boot from with those that name it."""
+def _versions(images: Iterable[Image], disk_format: str) -> Iterator[Stored]:
+    """What was uploaded together: an image to boot from with those that name it.
+
+    What is hidden can be brought back where it is for the same kind of hypervisor.
+    """
     together: dict[str, list[Image]] = {}
     for image in images:
         together.setdefault(str(image.get("ovfbuild_boot_image") or image["id"]), []).append(image)
     for boot, members in together.items():
         version = _version(boot, members)
-        hidden = any(image["id"] == boot and image.get("os_hidden") for image in members)
-        if not (version.whole and hidden):
-            yield version
+        retired = version.whole and any(image["id"] == boot and image.get("os_hidden") for image in members)
+        fits = all(image["status"] == "active" for image in members)
+        fits = fits and all(("vmware_disktype" in image) == (disk_format == "vmdk") for image in members)
+        yield replace(version, retired=retired, resumable=retired and fits)
 
 
 def _version(boot: str, images: Sequence[Image]) -> Stored:
     """What an image to boot from and those that name it are together; `boot` is its id, which may be gone."""
     ordered = sorted(images, key=lambda image: (image["id"] != boot, str(image.get("ovfbuild_disk", "")).zfill(9)))
     first = ordered[0]
+    made = max(str(first["created_at"]), str(first.get("ovfbuild_published", "")))
     whole = {image["id"] for image in images if _whole(image)}
     return Stored(
         name=str(first["ovfbuild_name"]),
         version=str(first.get("ovfbuild_version", "")),
         digest=str(first.get("ovfbuild_sha256", "")),
         whole=whole >= {boot, *str(first.get("ovfbuild_other_images", "")).split()},
-        made=datetime.fromisoformat(first["created_at"]).timestamp(),
+        made=datetime.fromisoformat(made).timestamp(),
         ids={"image" if one["id"] == boot else f"disk{one.get('ovfbuild_disk')}": one["id"] for one in ordered},
         key=boot,
     )

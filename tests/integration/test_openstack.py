@@ -320,6 +320,26 @@ def test_old_versions_are_hidden_or_removed(user: User, cloud: openstack.Cloud, 
     assert {image["name"] for image in cloud.images()} == {"a-1.0", "a-1.2"}
 
 
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_a_hidden_version_is_brought_back(user: User, cloud: openstack.Cloud, tmp_path: Path, disk_format: str) -> None:
+    user.target(old="hide", disk_format=disk_format)
+    first = user.publish(ova_of_three(tmp_path / "a.ova"))["ids"]
+    user.publish(ova(tmp_path / "b.ova", "1.1"), "--keep-old", "0")
+    assert [image["name"] for image in cloud.images() if not image["os_hidden"]] == ["a-1.1"]
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        said = user.run("publish", tmp_path / "a.ova", "--to", "lab", "--dry-run")[2]
+        assert "would bring back a 1.0" in said
+        again = user.publish(tmp_path / "a.ova")
+        assert (again["outcome"], again["ids"]) == ("published", first)
+        assert not [head for head in between.heads if head.startswith((b"PUT ", b"POST "))], "nothing was sent"
+    user.login(auth=cloud.auth())
+    user.publish(ova(tmp_path / "c.ova", "1.2"), "--keep-old", "1")
+    seen = {image["name"]: image["id"] for image in cloud.images() if not image["os_hidden"]}
+    assert seen.keys() == {"a-1.0", "a-1.2"}, "what was brought back is newer than what it took the place of"
+    assert seen["a-1.0"] == first["image"] and len(cloud.images()) == 4
+
+
 def test_another_content_of_a_version_replaces_it_when_asked(
     user: User, cloud: openstack.Cloud, tmp_path: Path
 ) -> None:
@@ -375,10 +395,13 @@ def test_killed_between_two_disks(user: User, cloud: openstack.Cloud, tmp_path: 
         assert all(image["os_hidden"] and image["ovfbuild_state"] == "unfinished" for image in (boot, data))
         user.killed(between, package, b"PATCH ", 0, nth=2)
         boot, data = sorted(cloud.images(), key=lambda image: str(image["name"]))
-        assert (boot["os_hidden"], data["os_hidden"], boot["ovfbuild_state"]) == (True, False, "unfinished")
+        assert (boot["ovfbuild_state"], data["ovfbuild_state"]) == ("unfinished", "whole")
         assert "removing what an earlier upload" in user.publish(package)["said"]
     images = cloud.images()
     assert [image["ovfbuild_state"] for image in images] == ["whole"] * 2
+    assert [image["name"] for image in images if not image["os_hidden"]] == ["a-1.0"], (
+        "no machine starts from the other"
+    )
     assert {boot["id"], data["id"]}.isdisjoint(image["id"] for image in images)
 
 
@@ -400,6 +423,10 @@ def test_several_disks_are_replaced_and_retired_together(user: User, cloud: open
     user.publish(ova(tmp_path / "d.ova", "1.2"), "--keep-old", "0")
     seen = {image["name"]: image["os_hidden"] for image in cloud.images()}
     assert seen == {"a-1.1": True, "a-1.1-disk3": True, "a-1.2": False}
+    user.publish(tmp_path / "c.ova", "--replace")
+    names = sorted(image["name"] for image in cloud.images())
+    assert names == ["a-1.1", "a-1.1", "a-1.1-disk3", "a-1.1-disk3", "a-1.2"], "it was asked for once more"
+    assert sorted(image["name"] for image in cloud.images() if not image["os_hidden"]) == ["a-1.1", "a-1.2"]
 
 
 # --- faults ---

@@ -213,3 +213,29 @@ def test_two_of_one_version_are_an_interrupted_replacement(cargo: Shipment) -> N
         decide([ours, stored("1.0", "other", made=2)], cargo, How())
     decision = decide([ours, stored("1.0", "other", made=0)], cargo, How())
     assert decision.present == ours and [one.digest for one in decision.retire] == ["other"]
+
+
+def test_what_was_set_aside_counts_as_gone_and_is_brought_back(cargo: Shipment) -> None:
+    aside = replace(stored("1.0", cargo.digest), retired=True, resumable=True)
+    others = [replace(stored("0.9", "old", made=5), retired=True), replace(stored("1.0", "other"), retired=True)]
+    decision = decide([*others, aside], cargo, KEEP_OLD)
+    assert (decision.present, decision.resume, decision.abandon, decision.retire) == (None, aside, (), ())
+    part = replace(stored("1.0", cargo.digest, whole=False), resumable=True)
+    decision = decide([part, aside], cargo, How())
+    assert (decision.resume, decision.abandon) == (aside, (part,))
+    decision = decide([part, aside], cargo, How(replace=True))
+    assert (decision.resume, decision.abandon) == (part, ())
+    assert decide([replace(aside, resumable=False)], cargo, How()).resume is None
+    decision = decide([aside, stored("1.0", "other", made=9)], cargo, How(supersede=True))
+    assert (decision.resume, [one.digest for one in decision.retire]) == (aside, ["other"])
+
+
+def test_what_is_brought_back_is_said_and_survives_a_failure(cargo: Shipment) -> None:
+    cloud, heard = Cloudlet(), Heard()
+    cloud.things = [replace(stored("1.0", cargo.digest), retired=True, resumable=True)]
+    deliver(cloud, cargo, How(dry_run=True), heard, QUICK)
+    assert "would bring back a 1.0" in heard.text
+    cloud.trouble = {"finish": [PublishError("no")]}
+    with pytest.raises(PublishError):
+        deliver(cloud, cargo, How(), heard, QUICK)
+    assert [one.whole for one in cloud.things] == [True]
