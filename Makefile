@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PY := .venv/bin/python
+# Two at a time: one boots guests, the other does the rest. The groups: tests/conftest.py.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup appliance test check acceptance importers openstack lint types bench clean
 
@@ -16,10 +18,10 @@ appliance: ## build examples/hello, verify it, print the OVA and how to import i
 	@scripts/appliance examples/hello
 
 test: setup ## all tests but the long matrix; a real Debian from start to end
-	$(PY) -m pytest -m "not acceptance and not openstack and not importers" --durations=10
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not acceptance and not openstack and not importers" --durations=10
 
 check: setup ## the tests without real guests
-	$(PY) -m pytest -m "not acceptance and not guest and not cloud and not openstack and not importers"
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not acceptance and not guest and not cloud and not openstack and not importers"
 
 acceptance: ## the long matrix: every distribution, agent, failure and cloud, on real guests and servers (hours)
 	@scripts/setup acceptance
