@@ -9,22 +9,19 @@ from __future__ import annotations
 import hashlib
 import http.client
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from ovfbuild.errors import FileError, PublishError
 from ovfbuild.formats.ova import Member
+from ovfbuild.publish.heartbeat import beating
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.publish.vim_session import vmodl
 from ovfbuild.tries import TryAgain
 from ovfbuild.verify.package import Package
-
-_ALIVE = 10.0
-"""Seconds between two words to the lease."""
 
 
 @dataclass(frozen=True)
@@ -130,30 +127,13 @@ def _pin(connection: http.client.HTTPSConnection, errand: Errand) -> None:
         raise PublishError(f"{host} shows another certificate than the vCenter says", "is somebody on the way?")
 
 
-@contextmanager
-def kept_alive(lease: Any, meter: Meter) -> Iterator[Callable[[], None]]:
-    """Tells the lease how far the upload is, until the block ends; yields what raises the error that it answered."""
-    done = threading.Event()
-    failed: list[BaseException] = []
+def kept_alive(lease: Any, meter: Meter) -> AbstractContextManager[Callable[[], None]]:
+    """Tells the lease how far the upload is, until the block ends; see `heartbeat.beating`."""
 
-    def tell() -> None:
-        while not done.wait(_ALIVE):
-            try:
-                lease.HttpNfcLeaseProgress(min(99, 100 * meter.at // max(meter.total, 1)))
-            except (vmodl.MethodFault, OSError, http.client.HTTPException) as error:
-                failed[:] = [error]  # a word that was lost is no harm; an end of the lease shows in the next
+    def say() -> None:
+        lease.HttpNfcLeaseProgress(min(99, 100 * meter.at // max(meter.total, 1)))
 
-    def ask() -> None:
-        if failed and isinstance(failed[0], vmodl.MethodFault):
-            raise failed[0]
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield ask
-    finally:
-        done.set()
-        teller.join(_ALIVE)
+    return beating(say, ends=(vmodl.MethodFault,), passes=(OSError, http.client.HTTPException))
 
 
 def abort(lease: Any) -> None:

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 from ovfbuild.errors import UsageError
+from ovfbuild.formats import manifest
 from ovfbuild.progress import Progress, step
 from ovfbuild.publish.cloud import Shipment
 from ovfbuild.publish.meter import PIECE
+from ovfbuild.verify.judging import named, text_of
 from ovfbuild.verify.package import Package
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -52,3 +54,14 @@ def _digest(path: Path, progress: Progress) -> tuple[str, int]:
             done += len(piece)
             progress.bytes(done, total)
     return running.hexdigest(), done
+
+
+def member_digests(package: Package) -> dict[str, tuple[str, str]]:
+    """By member, what the manifest says: (hashlib's name of the algorithm, hex)."""
+    member = named(package, ".mf")
+    lines = manifest.read(text_of(package, member, manifest.LARGEST)).lines if member else ()
+    return {
+        line.name: (line.algorithm.lower(), line.digest.lower())
+        for line in lines
+        if line.algorithm in manifest.ALGORITHMS
+    }

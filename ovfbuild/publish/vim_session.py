@@ -147,10 +147,7 @@ class VimSession:
         except vmodl.MethodFault as fault:
             raise self._judged(fault) from None
         except ssl.SSLCertVerificationError as error:
-            raise PublishError(
-                f"{self._target.host} has no certificate that is trusted here: {error.verify_message}",
-                "for a private authority, set ca_file of the target to its certificates",
-            ) from None
+            raise untrusted(self._target.host, error.verify_message) from None
         except (OSError, http.client.HTTPException) as error:
             self._content = None
             said = error.strerror if isinstance(error, OSError) else None
@@ -159,7 +156,7 @@ class VimSession:
     def _judged(self, fault: Any) -> Exception:
         host, said = self._target.host, sentence(fault)
         if isinstance(fault, vim.fault.InvalidLogin):
-            return PublishError(f"{host} does not let {self._target.user} in", "check user and password of the target")
+            return refused(self._target)
         if isinstance(fault, vim.fault.NoPermission):
             return PublishError(
                 f"{host}: {self._target.user} has not the privilege {fault.privilegeId} there",
@@ -180,6 +177,19 @@ class VimSession:
             return found
         instead = f"add password_file = or password_env = to target {target.name}"
         return self._secrets.ask(f"Password of {target.user} at {target.host}", instead)
+
+
+def refused(target: VSphereTarget) -> PublishError:
+    """A login that failed."""
+    return PublishError(f"{target.host} does not let {target.user} in", "check user and password of the target")
+
+
+def untrusted(host: str, why: str) -> PublishError:
+    """What is wrong with a server's certificate."""
+    return PublishError(
+        f"{host} has no certificate that is trusted here: {why}",
+        "for a private authority, set ca_file of the target to its certificates",
+    )
 
 
 def numbers(version: str) -> tuple[int, ...]:

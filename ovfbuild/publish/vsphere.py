@@ -1,4 +1,5 @@
-"""A vCenter or an ESXi as a `Cloud`: machines or templates, deployed by its OVF manager and an NFC lease.
+"""A vCenter or an ESXi as a `Cloud`: machines or templates, deployed by its OVF manager and an NFC lease; `library` has
+what goes into a content library.
 
 What ovfbuild stored is known by keys in the machine's ExtraConfig, which are there from its creation on; one of them is
 the machine's own instanceUuid, since a clone has the keys too, and is its owner's. While a machine is not whole, it is
@@ -17,16 +18,17 @@ from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ovfbuild.errors import PublishError
-from ovfbuild.formats import manifest
 from ovfbuild.progress import Progress
 from ovfbuild.publish import inventory, nfc
+from ovfbuild.publish.automation import Automation
 from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
+from ovfbuild.publish.library import ContentLibrary
 from ovfbuild.publish.meter import Meter
+from ovfbuild.publish.shipment import member_digests
 from ovfbuild.publish.vim_session import VimSession, host_and_port, sentence, vim, vmodl
 from ovfbuild.spec.targets import VSphereTarget
 from ovfbuild.tries import TryAgain
 from ovfbuild.verify import rules
-from ovfbuild.verify.judging import named, text_of
 from ovfbuild.verify.package import Package
 
 _PREFIX = "ovfbuild."
@@ -51,9 +53,11 @@ def connect(target: VSphereTarget, around: Surroundings) -> Iterator[Cloud]:
     if target.insecure:
         around.progress.warn(f"{target.name}: insecure = true, so any certificate is believed")
     session = VimSession(target, around.secrets)
+    api = Automation(target, session, around.secrets)
     try:
-        yield VCenter(target, session, around.progress)
+        yield ContentLibrary(target, session, api) if target.library else VCenter(target, session, around.progress)
     finally:
+        api.close()
         session.close()
 
 
@@ -198,7 +202,7 @@ class VCenter:
         host, port = host_and_port(self._target.host)
         wanted = nfc.errands(package, items, lease, f"{f'[{host}]' if ':' in host else host}:{port}")
         meter.total = sum(one.member.size for one in wanted)
-        digests = _digests(package)
+        digests = member_digests(package)
         with nfc.kept_alive(lease, meter) as ask:
             how = nfc.Sending(self._session.tls, self._target.timeout, ask)
             for errand in wanted:
@@ -273,10 +277,3 @@ class VCenter:
 
 def _final_name(shipment: Shipment) -> str:
     return f"{shipment.name}-{shipment.version}"
-
-
-def _digests(package: Package) -> dict[str, tuple[str, str]]:
-    """By member, what the manifest says: (hashlib's name, hex)."""
-    member = named(package, ".mf")
-    lines = manifest.read(text_of(package, member, manifest.LARGEST)).lines if member else ()
-    return {line.name: (line.algorithm.lower(), line.digest) for line in lines if line.algorithm in manifest.ALGORITHMS}

@@ -172,7 +172,7 @@ class LibvirtTarget(Target):
 
 
 class VSphereTarget(Connected):
-    """A vCenter, or a single ESXi: packages become machines or templates."""
+    """A vCenter, or a single ESXi: packages become machines, templates, or items of a content library."""
 
     kind: Literal["vsphere"]
     """The kind of target."""
@@ -198,6 +198,8 @@ class VSphereTarget(Connected):
     """By the package's network the server's; one of the same name needs no entry."""
     template: bool = False
     """true: it becomes a template."""
+    library: str | None = Field(None, examples=["appliances"])
+    """A local content library of a vCenter: the package becomes an item of type ovf in it, and no machine."""
     provisioning: Literal["thin", "thick", "eagerZeroedThick"] = "thin"
     """How the disks' space is taken."""
     deployment_option: str | None = None
@@ -208,6 +210,17 @@ class VSphereTarget(Connected):
     @classmethod
     def contradictions(cls, table: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield from _one_secret(table, "password_env", "password_file")
+        if "library" in table:
+            for key in _OF_MACHINES:
+                if key in table:
+                    yield key, "stands beside library; it is asked for when a machine is deployed from there"
+
+
+_OF_MACHINES = (
+    *("datacenter", "cluster", "resource_pool", "datastore", "folder", "networks", "template", "provisioning"),
+    *("deployment_option", "property_mapping"),
+)
+"""Keys of a vSphere target that say what becomes of a machine."""
 
 
 def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str]]:

@@ -14,10 +14,11 @@ import pytest
 
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
-from tests.importers.conftest import vcsim
-from tests.importers.test_publish_vsphere import Lab, certificate, lab
-from tests.importers.test_publish_vsphere import digest as sha256
-from tests.importers.test_publish_vsphere import disk_of as digest_of_the_disk_in
+from tests.importers.conftest import certificate, vcsim
+from tests.importers.lab import Lab
+from tests.importers.lab import digest as sha256
+from tests.importers.lab import disk_of as digest_of_the_disk_in
+from tests.importers.test_publish_vsphere import lab
 from tests.integration import guests
 from tests.integration.test_openstack import User, cloud, servers, user
 from tests.integration.test_openstack import disk_of as disk_in

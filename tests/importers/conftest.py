@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,6 +18,7 @@ from ovfbuild.errors import ProgramError
 from ovfbuild.progress import LogProgress
 from tests.importers import install, vsphere
 from tests.importers.imported import Imported
+from tests.importers.lab import PROPERTIES, packed
 from tests.importers.virtualbox import VirtualBox
 
 MIB = 1 << 20
@@ -85,6 +87,22 @@ def synthetic(path: Path, size: int) -> Path:
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """No multiple of a VMDK's grain table, so that the last one is not full."""
     return synthetic(tmp_path_factory.mktemp("disk") / "disk.raw", 130 * MIB)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of 127.0.0.1, signed by itself; and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    crt, key = folder / "server.pem", folder / "server.key"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *words.split(), "-out", crt, "-keyout", key], check=True, capture_output=True)
+    return crt, key
+
+
+@pytest.fixture
+def ova(disk: Path, tmp_path: Path, own_cache: Path) -> Path:
+    """`hello` 1.0.0 with a property, for vSphere."""
+    return packed(disk, tmp_path, properties=PROPERTIES)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

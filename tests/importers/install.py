@@ -73,11 +73,12 @@ def vcsim(cache: Cache, progress: Progress) -> Path:
         shutil.copytree(VCSIM, scratch / "work")
         settings = _GO | _client()
         with step(progress, "fetch govmomi"):
-            Sandbox(scratch / "root", scratch / "work", settings, network=True).run("go", "mod", "download")
+            Sandbox(scratch / "root", scratch / "work", settings, network=True).run(
+                "go", "mod", "download", "-modcacherw"
+            )
         with step(progress, "build vcsim"):
             go = Sandbox(scratch / "root", scratch / "work", settings)
-            go.run("go", "build", "-trimpath", "-ldflags=-s -w", "-o", "vcsim", ".", timeout=1200)
-            go.run("go", "clean", "-modcache")  # whose files nobody may write to
+            go.run("go", "build", "-modcacherw", "-trimpath", "-ldflags=-s -w", "-o", "vcsim", ".", timeout=1200)
         (scratch / "work" / "vcsim").rename(folder / "vcsim")
         shutil.rmtree(scratch)
 

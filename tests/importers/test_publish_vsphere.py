@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
 import socket
 import subprocess
-import sys
-import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ovfbuild import pipeline
 from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
@@ -26,94 +18,20 @@ from ovfbuild.publish import clouds
 from ovfbuild.publish.cloud import Surroundings
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
-from ovfbuild.publishing import Published, Publisher
-from ovfbuild.spec import plan
-from ovfbuild.spec.appliance import from_table
-from ovfbuild.spec.targets import Target, Targets
+from ovfbuild.publishing import Publisher
 from ovfbuild.tries import Patience, TryAgain
 from tests.importers import vsphere
+from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, disk_of, faults, laboratory, packed
 from tests.unit.publish.kit import Heard
 
 pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
-
-QUICK = Patience(tries=2, first_wait=0.1, longest_wait=1)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of 127.0.0.1, signed by itself; and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    crt, key = folder / "server.pem", folder / "server.key"
-    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(["openssl", *words.split(), "-out", crt, "-keyout", key], check=True, capture_output=True)
-    return crt, key
-
-
-@dataclass(frozen=True)
-class Lab:
-    """A simulator, and a target of it."""
-
-    server: vsphere.Simulator
-    table: dict[str, Any]
-
-    def publish(self, ova: Path, how: How | None = None, heard: Heard | None = None, **more: Any) -> Published:
-        publisher = Publisher(heard or Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=QUICK)
-        return publisher.publish(ova, self.target(**more), how or How(), proven=True)
-
-    def target(self, **more: Any) -> Target:
-        (found,) = Targets.model_validate({"publish": [self.table | more]}, context={"folder": Path("/")}).publish
-        return found
-
-    def machines(self) -> dict[str, Any]:
-        """By name, the config of each that is not of the simulator's own."""
-        return {name: one for name, one in vsphere.machines(self.server).items() if not name.startswith("DC0_")}
-
-    @property
-    def sent(self) -> list[Path]:
-        return sorted(self.server.kept.glob("*/*"), key=lambda one: one.stat().st_mtime)
-
-
-@contextmanager
-def laboratory(vcsim: Path, folder: Path, certificate: tuple[Path, Path], *options: str) -> Iterator[Lab]:
-    crt, key = certificate
-    with vsphere.simulator(vcsim, folder / "lab", ["-cert", str(crt), "-key", str(key), *options]) as server:
-        table = {"name": "lab", "kind": "vsphere", "host": f"{server.host}:{server.port}", "user": vsphere.USER}
-        table |= {"password_env": "SECRET", "ca_file": str(crt), "cluster": "DC0_C0", "timeout": "10 s"}
-        yield Lab(server, table)
 
 
 @pytest.fixture
 def lab(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Lab]:
     with laboratory(vcsim, tmp_path, certificate) as running:
+        running.table["cluster"] = "DC0_C0"
         yield running
-
-
-PROPERTIES = [{"key": "greeting", "type": "string", "default": "hello"}]
-
-
-def packed(disk: Path, folder: Path, version: str = "1.0.0", **changes: Any) -> Path:
-    table: dict[str, Any] = {"name": "hello", "version": version, "base": {"image": str(disk)}, **changes}
-    resolved = plan.resolve(from_table(table, folder), {}, profiles=("vsphere",))
-    (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=folder / "dist", boot=False), Silent())
-    return ova
-
-
-@pytest.fixture
-def ova(disk: Path, tmp_path: Path, own_cache: Path) -> Path:
-    return packed(disk, tmp_path, properties=PROPERTIES)
-
-
-def disk_of(ova: Path) -> str:
-    """The SHA-256 of the disk's file in it."""
-    with tarfile.open(ova) as archive:
-        (member,) = (one for one in archive.getmembers() if one.name.endswith(".vmdk"))
-        stream = archive.extractfile(member)
-        assert stream is not None
-        return hashlib.sha256(stream.read()).hexdigest()
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_same_package_twice_is_one_machine(lab: Lab, ova: Path) -> None:
@@ -273,7 +191,8 @@ def test_a_server_that_is_down(lab: Lab, ova: Path) -> None:
 def test_a_connection_that_is_cut_in_the_middle(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ cut 60000") as lab:
+    with laboratory(vcsim, tmp_path, certificate, *faults("POST /nfc/ cut 60000")) as lab:
+        lab.table["cluster"] = "DC0_C0"
         heard = Heard()
         assert lab.publish(ova, heard=heard).receipt.outcome == "published"
         assert "trying again" in heard.text
@@ -285,7 +204,8 @@ def test_a_connection_that_is_cut_in_the_middle(
 def test_the_last_try_is_cleaned_away_too(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ cut 60000") as lab:
+    with laboratory(vcsim, tmp_path, certificate, *faults("POST /nfc/ cut 60000")) as lab:
+        lab.table["cluster"] = "DC0_C0"
         publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=Patience(tries=1))
         with pytest.raises(PublishError, match=r"127\.0\.0\.1"):
             publisher.publish(ova, lab.target(), How(), proven=True)
@@ -296,19 +216,9 @@ def test_the_last_try_is_cleaned_away_too(
 def test_a_run_that_is_killed_in_the_middle(
     vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
 ) -> None:
-    with laboratory(vcsim, tmp_path, certificate, "-fault", "POST /nfc/ stall 60000") as lab:
-        config = tmp_path / "config" / "ovfbuild"
-        config.mkdir(parents=True)
-        lines = (f'{key} = "{value}"' for key, value in lab.table.items())
-        (config / "targets.toml").write_text("\n".join(["[[publish]]", *lines]) + "\n")
-        environ = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "config"), "SECRET": vsphere.PASSWORD}
-        argv = [sys.executable, "-m", "ovfbuild", "publish", str(ova), "--to", "lab"]
-        with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-            deadline = time.monotonic() + 60
-            log = tmp_path / "lab" / "vcsim.log"
-            while "stalled" not in log.read_text() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            run.send_signal(signal.SIGKILL)
+    with laboratory(vcsim, tmp_path, certificate, *faults("POST /nfc/ stall 60000")) as lab:
+        lab.table["cluster"] = "DC0_C0"
+        argv, environ = lab.killed(ova, tmp_path)
         (left,) = lab.machines()
         assert ".unfinished-" in left, "it never looks whole"
         done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=120)

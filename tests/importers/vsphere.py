@@ -13,12 +13,15 @@ import subprocess
 import tarfile
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+import urllib3
 from pyVim import connect as _connect
 from pyVmomi import vim as _vim
 
@@ -35,27 +38,28 @@ USER, PASSWORD = "importer@vsphere.local", "a secret that is none"
 
 @dataclass(frozen=True)
 class Simulator:
-    """A simulator that listens; `kept` is the folder of what it was sent."""
+    """A simulator that listens; `kept` is the folder of what it was sent, `log` what it says."""
 
     host: str
     port: int
     kept: Path
+    log: Path
 
 
 @contextmanager
 def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Simulator]:
     """Runs one on a free port of loopback; it ends with the block, or with this process."""
-    kept, scratch = folder / "kept", folder / "tmp"
+    kept, scratch, log = folder / "kept", folder / "tmp", folder / "vcsim.log"
     kept.mkdir(parents=True)
     scratch.mkdir()
     argv = [str(program), "-user", USER, "-password", PASSWORD, "-keep", str(kept), *options]
     with (
-        (folder / "vcsim.log").open("wb") as log,
+        log.open("wb") as stream,
         subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=stream,
             env=os.environ | {"TMPDIR": str(scratch)},
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - only prctl and _exit run there
         ) as child,
@@ -63,9 +67,9 @@ def simulator(program: Path, folder: Path, options: Sequence[str] = ()) -> Itera
         try:
             assert child.stdout is not None
             line = child.stdout.readline()  # it listens, or it has ended
-            assert line, (folder / "vcsim.log").read_text(errors="replace")
+            assert line, log.read_text(errors="replace")
             said = json.loads(line)
-            yield Simulator(said["host"], int(said["port"]), kept)
+            yield Simulator(said["host"], int(said["port"]), kept, log)
         finally:
             assert child.stdin is not None
             child.stdin.close()  # which ends it, and then it removes its datastores
@@ -186,6 +190,69 @@ def end_sessions(server: Simulator) -> None:
 def make_folder(server: Simulator, name: str) -> None:
     with _session(server) as content:
         content.rootFolder.childEntity[0].vmFolder.CreateFolder(name)
+
+
+class Libraries:
+    """Content libraries, by the Automation API as others speak it (requests), until the block ends."""
+
+    _PATH = "/com/vmware/content/library"
+
+    def __init__(self, server: Simulator) -> None:
+        self._server = server
+        self._session = requests.Session()
+        self._session.verify, self._session.trust_env = False, False
+        self._base = f"https://{server.host}:{server.port}/rest"
+
+    def __enter__(self) -> Libraries:
+        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+        headers = {"vmware-use-header-authn": "true"}
+        answer = self._session.post(f"{self._base}/com/vmware/cis/session", auth=(USER, PASSWORD), headers=headers)
+        self._session.headers["vmware-api-session-id"] = answer.json()["value"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def ask(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        answer = self._session.request(method, f"{self._base}{path}", json=body, params=query)
+        assert answer.ok, answer.text
+        return answer.json().get("value") if answer.content else None
+
+    def make(self, name: str, kind: str = "local") -> str:
+        """On the server's first datastore."""
+        with _session(self._server) as content:
+            store = content.rootFolder.childEntity[0].datastore[0]._moId
+        spec: dict[str, Any] = {"name": name, "type": kind.upper()}
+        spec |= {"storage_backings": [{"type": "DATASTORE", "datastore_id": store}]}
+        spec |= {"subscription_info": {"authentication_method": "NONE"}} if kind == "subscribed" else {}
+        return str(self.ask("POST", f"/com/vmware/content/{kind}-library", {"create_spec": spec}))
+
+    def items(self) -> dict[str, dict[str, Any]]:
+        """Of all libraries, by name."""
+        ids = [
+            item
+            for one in self.ask("GET", self._PATH)
+            for item in self.ask("GET", f"{self._PATH}/item", library_id=one) or ()
+        ]
+        found = [self.ask("GET", f"{self._PATH}/item/id:{one}") for one in ids]
+        assert len({one["name"] for one in found}) == len(found)
+        return {one["name"]: one for one in found}
+
+    def files(self, item: dict[str, Any]) -> list[str]:
+        return [one["name"] for one in self.ask("GET", f"{self._PATH}/item/file", library_item_id=item["id"])]
+
+    def updates(self) -> list[str]:
+        """The update sessions that there are."""
+        return self.ask("GET", f"{self._PATH}/item/update-session") or []
+
+    def change(self, item: dict[str, Any], **fields: str) -> None:
+        self.ask("PATCH", f"{self._PATH}/item/id:{item['id']}", {"update_spec": fields})
+
+    def copy(self, item: dict[str, Any], library: str, name: str) -> None:
+        """As its owner does it: everything but the name stays, the description included."""
+        spec = {"destination_create_spec": {"library_id": library, "name": name}}
+        made = self.ask("POST", f"{self._PATH}/item/id:{item['id']}", spec, **{"~action": "copy"})
+        self.ask("PATCH", f"{self._PATH}/item/id:{made}", {"update_spec": {"name": name}})
 
 
 def _found(content: Any) -> dict[str, Any]:

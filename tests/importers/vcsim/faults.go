@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,13 +16,14 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// fault is what happens to the first request of a method to a path that begins so, when so many bytes of its body were
+// fault is what happens to the first request of a method to a path (a regular expression) that begins so, when so many bytes of its body were
 // read: the connection is cut, or comes to a halt; it goes on slowly, or with one bit changed; or it is answered with
 // a status, which has an error of the Automation API in its body where a kind is named.
 type fault struct {
-	method, path, does string
-	after              int64
-	kind               string
+	method, does string
+	path         *regexp.Regexp
+	after        int64
+	kind         string
 }
 
 type faults struct {
@@ -37,7 +39,11 @@ func (f *faults) Set(text string) error {
 		return fmt.Errorf("%q is no fault", text)
 	}
 	after, err := strconv.ParseInt(words[3], 10, 64)
-	f.all = append(f.all, &fault{words[0], words[1], words[2], after, strings.Join(words[4:], " ")})
+	if err != nil {
+		return err
+	}
+	path, err := regexp.Compile("^" + words[1])
+	f.all = append(f.all, &fault{words[0], words[2], path, after, strings.Join(words[4:], " ")})
 	return err
 }
 
@@ -45,7 +51,7 @@ func (f *faults) take(r *http.Request) *fault {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	for i, one := range f.all {
-		if one.method == r.Method && strings.HasPrefix(r.URL.RequestURI(), one.path) {
+		if one.method == r.Method && one.path.MatchString(r.URL.RequestURI()) {
 			f.all = append(f.all[:i:i], f.all[i+1:]...)
 			return one
 		}

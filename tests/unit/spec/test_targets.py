@@ -57,6 +57,15 @@ def test_every_mistake_at_once(tmp_path: Path) -> None:
         assert f"{path}: {line}" in caught.value.message, caught.value.message
 
 
+def test_a_content_library_takes_no_key_of_machines(tmp_path: Path) -> None:
+    vsphere = '[[publish]]\nname = "v"\nkind = "vsphere"\nhost = "vc.example"\nuser = "me"\nlibrary = "shelf"\n'
+    assert targets.load(write(tmp_path, vsphere))[0].library == "shelf"  # type: ignore[attr-defined]
+    with pytest.raises(UsageError) as caught:
+        targets.load(write(tmp_path, vsphere + 'template = false\nfolder = "a"\n[publish.networks]\na = "b"\n'))
+    for key in ("template", "folder", "networks"):
+        assert f"publish[0].{key}: stands beside library; it is asked for when a machine" in caught.value.message
+
+
 def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
     path = write(tmp_path, LAB.replace("x.example", "me:hush@x.example"))
     with pytest.raises(UsageError, match="has a user or a password in it") as caught:

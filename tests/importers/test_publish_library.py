@@ -1,0 +1,320 @@
+"""`ovfbuild publish` into a content library: the simulator's Automation API, over TLS on loopback, and its faults."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovfbuild import pipeline
+from ovfbuild.cache import Cache
+from ovfbuild.errors import PublishError
+from ovfbuild.progress import Silent
+from ovfbuild.publish import clouds
+from ovfbuild.publish.cloud import Surroundings
+from ovfbuild.publish.credentials import Secrets
+from ovfbuild.publish.delivery import How
+from ovfbuild.publishing import Publisher
+from ovfbuild.spec import plan
+from ovfbuild.tries import Patience, TryAgain
+from tests.importers import vsphere
+from tests.importers.appliances import EXAMPLES, Case
+from tests.importers.lab import QUICK, Lab, digest, faults, laboratory, members_of, packed
+from tests.unit.publish.kit import Heard
+
+pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
+
+UPLOAD = "PUT /rest/com/vmware/cis/data/.*vmdk"
+"""Of the disk, which comes last."""
+ITEM = "/rest/com/vmware/content/library/item"
+
+
+@contextmanager
+def library(
+    vcsim: Path, folder: Path, certificate: tuple[Path, Path], *options: str
+) -> Iterator[tuple[Lab, vsphere.Libraries]]:
+    """A lab with a target of its library `appliances`, and what others see of that."""
+    with (
+        laboratory(vcsim, folder, certificate, *options) as lab,
+        vsphere.Libraries(lab.server) as shelf,
+    ):
+        shelf.make("appliances")
+        lab.table["library"] = "appliances"
+        yield lab, shelf
+
+
+Shelf = tuple[Lab, vsphere.Libraries]
+
+
+@pytest.fixture
+def both(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Shelf]:
+    with library(vcsim, tmp_path, certificate) as found:
+        yield found
+
+
+def kept(lab: Lab, item: dict[str, Any]) -> dict[str, str]:
+    """By name, the SHA-256 of each file that the item was sent."""
+    return {path.name: digest(path) for path in (lab.server.kept / item["id"]).iterdir()}
+
+
+def nothing_is_left(shelf: vsphere.Libraries, *names: str) -> bool:
+    """No item but those, and no update session."""
+    return (sorted(shelf.items()), shelf.updates()) == (sorted(names), [])
+
+
+def test_the_same_package_twice_is_one_item(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    first = lab.publish(ova)
+    assert first.receipt.outcome == "published"
+    (item,) = shelf.items().values()
+    assert (item["name"], item["type"]) == ("hello-1.0.0", "ovf")
+    assert kept(lab, item) == members_of(ova), "as they lie in the OVA"
+    assert shelf.files(item) == list(members_of(ova)), "in their order"
+    said, line = item["description"].split("\n")
+    assert said == "hello 1.0.0, whole"
+    assert json.loads(line.removeprefix("ovfbuild: "))["sha256"] == digest(ova)
+    assert first.lines[:2] == (item["id"], "hello-1.0.0")
+    assert nothing_is_left(shelf, "hello-1.0.0")
+    count = len(lab.sent)
+    assert lab.publish(ova).receipt.outcome == "present"
+    assert len(lab.sent) == count, "nothing was sent again"
+    assert nothing_is_left(shelf, "hello-1.0.0")
+
+
+def test_an_example_with_all_its_files(both: Shelf, disk: Path, tmp_path: Path, own_cache: Path) -> None:
+    lab, shelf = both
+    case = Case("hello", EXAMPLES / "hello", "vsphere", {"disks": [{"size": "16 MiB"}]})
+    resolved = plan.resolve(case.appliance, {}, profiles=("vsphere",))
+    (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=tmp_path / "dist", boot=False), Silent())
+    lab.publish(ova)
+    (item,) = shelf.items().values()
+    assert kept(lab, item) == members_of(ova)
+    assert len(members_of(ova)) == 4, "descriptor, manifest and two disks"
+
+
+@pytest.mark.parametrize("version", ["6.5", "8.0.3.0"])
+def test_the_server_is_told_sizes_and_the_checksums_that_it_knows(
+    version: str, vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    """In 6.5 there was no SHA-256: then a bit that was changed on the way shows when the item is compared."""
+    options = ("-api", version, *faults(f"{UPLOAD} flip 70000"))
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        heard = Heard()
+        lab.publish(ova, heard=heard)
+        assert ("the update session is ERROR" in heard.text) == (version != "6.5")
+        assert ("arrived with another content" in heard.text) == (version == "6.5")
+        (item,) = shelf.items().values()
+        assert kept(lab, item) == members_of(ova)
+        assert nothing_is_left(shelf, "hello-1.0.0")
+
+
+def test_another_content_of_a_version_takes_its_place_when_asked(
+    both: Shelf, ova: Path, disk: Path, tmp_path: Path
+) -> None:
+    lab, shelf = both
+    lab.publish(ova)
+    other = packed(disk, tmp_path / "b", summary="another")
+    assert "is there already with another content" in lab.fails(other).message
+    receipt = lab.publish(other, How(replace=True)).receipt
+    assert [one.version for one in receipt.removed] == ["1.0.0"]
+    (item,) = shelf.items().values()
+    assert item["name"] == "hello-1.0.0"
+    assert kept(lab, item) == members_of(other)
+
+
+def test_versions_stay_until_there_are_too_many(both: Shelf, ova: Path, disk: Path, tmp_path: Path) -> None:
+    lab, shelf = both
+    lab.publish(ova)
+    lab.publish(packed(disk, tmp_path, "1.1.0"))
+    assert sorted(shelf.items()) == ["hello-1.0.0", "hello-1.1.0"]
+    lab.publish(packed(disk, tmp_path, "1.2.0"), How(keep_old=1))
+    assert nothing_is_left(shelf, "hello-1.1.0", "hello-1.2.0")
+
+
+@pytest.mark.fault("image of that name there already")
+def test_an_item_of_that_name_that_is_another_s_is_not_touched(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    lab.publish(ova)
+    shelf.change(shelf.items()["hello-1.0.0"], description="mine")
+    for how in (How(), How(replace=True), How(keep_old=0)):
+        assert "an item hello-1.0.0 that ovfbuild did not put there" in lab.fails(ova, how).message
+    assert nothing_is_left(shelf, "hello-1.0.0")
+    assert shelf.items()["hello-1.0.0"]["description"] == "mine"
+
+
+def test_a_copy_is_its_owner_s(both: Shelf, ova: Path, disk: Path, tmp_path: Path) -> None:
+    lab, shelf = both
+    lab.publish(ova)
+    first = shelf.items()["hello-1.0.0"]
+    shelf.copy(first, shelf.make("others"), "mine")
+    assert shelf.items()["mine"]["description"] == first["description"]
+    shelf.copy(first, shelf.ask("GET", "/com/vmware/content/library")[0], "mine, too")
+    shelf.copy(first, shelf.ask("GET", "/com/vmware/content/library")[1], "mine as well")
+    lab.publish(packed(disk, tmp_path, "1.1.0"), How(keep_old=0))
+    assert sorted(shelf.items()) == ["hello-1.1.0", "mine", "mine as well", "mine, too"]
+
+
+def test_a_dry_run_sends_nothing(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    assert lab.publish(ova, How(dry_run=True)).receipt.outcome == "planned"
+    assert nothing_is_left(shelf)
+
+
+def test_a_look_at_the_target(both: Shelf) -> None:
+    lab, shelf = both
+    publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=QUICK)
+    tested = publisher.test(lab.target())
+    assert tested.standing, tested.error
+    assert tested.standing.server.endswith("library appliances")
+    assert tested.standing.room
+    assert nothing_is_left(shelf), "the item that it tried with is gone"
+
+
+def test_a_library_that_is_not_to_be_had(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    shelf.make("theirs", "subscribed")
+    error = lab.fails(ova, library="nowhere")
+    assert error.message == "library: there is no 'nowhere'"
+    assert error.hint.endswith("there is: appliances, theirs")
+    assert "theirs is subscribed to another one" in lab.fails(ova, library="theirs").message
+    shelf.make("appliances")
+    assert "is there twice" in lab.fails(ova).message
+
+
+@pytest.mark.fault("wrong password")
+def test_a_wrong_password(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    publisher = Publisher(Silent(), environ={"SECRET": "not the right one"}, patience=QUICK)
+    with pytest.raises(PublishError, match=f"does not let {vsphere.USER} in") as refused:
+        publisher.publish(ova, lab.target(), How(), proven=True)
+    assert refused.value.exit_code == 7
+    assert "not the right one" not in refused.value.message + refused.value.hint
+    assert nothing_is_left(shelf)
+
+
+@pytest.mark.fault("no permission")
+@pytest.mark.parametrize("where", [f"POST {ITEM}", f"POST {ITEM}/update-session", f"PATCH {ITEM}"])
+def test_a_privilege_that_is_missing(
+    where: str, vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    options = faults(f"{where} 403 0 unauthorized Not granted: ContentLibrary.AddLibraryItem")
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        error = lab.fails(ova)
+        assert "has not the privilege that this needs: Not granted: ContentLibrary.AddLibraryItem" in error.message
+        assert "docs/clouds/vsphere.md" in error.hint
+        assert nothing_is_left(shelf)
+
+
+@pytest.mark.fault("full disk")
+@pytest.mark.parametrize(
+    "where", [f"{UPLOAD} 507 60000", f"POST {ITEM}/updatesession/file 400 0 {'unable_to_allocate_resource'}"]
+)
+def test_a_datastore_that_is_full(
+    where: str, vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    with library(vcsim, tmp_path, certificate, *faults(where)) as (lab, shelf):
+        error = lab.fails(ova)
+        assert error.hint == "make room on the library's datastore"
+        assert nothing_is_left(shelf)
+
+
+@pytest.mark.fault("server down")
+def test_a_server_that_is_down(both: Shelf, ova: Path) -> None:
+    lab, _ = both
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    started = time.monotonic()
+    error = lab.fails(ova, host=f"127.0.0.1:{port}")
+    assert "refused" in error.message
+    assert "(2 tries)" in error.message
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.fault("certificate wrong")
+def test_a_certificate_that_nobody_trusts(both: Shelf, ova: Path) -> None:
+    lab, shelf = both
+    assert "has no certificate that is trusted here: self" in lab.fails(ova, ca_file=None).message
+    assert nothing_is_left(shelf)
+    heard = Heard()
+    lab.publish(ova, heard=heard, ca_file=None, insecure=True)
+    assert "any certificate is believed" in heard.text
+    assert vsphere.PASSWORD not in heard.text
+
+
+@pytest.mark.fault("token expired")
+def test_a_session_that_the_server_ends(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path) -> None:
+    """In the middle of a file, and where its state is asked for."""
+    options = faults(f"{UPLOAD} 401 60000", f"GET {ITEM}/update-session 401 0 unauthenticated")
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        heard = Heard()
+        publisher = Publisher(heard, environ={"SECRET": vsphere.PASSWORD}, patience=Patience(3, 0.1, 1))
+        publisher.publish(ova, lab.target(), How(), proven=True)
+        assert "the session is over; trying again" in heard.text
+        assert nothing_is_left(shelf, "hello-1.0.0")
+        assert kept(lab, shelf.items()["hello-1.0.0"]) == members_of(ova)
+
+
+def test_it_logs_in_again(both: Shelf) -> None:
+    lab, _ = both
+    environ = {"SECRET": vsphere.PASSWORD}
+    secrets = Secrets(environ)
+    with clouds.connect(lab.target(), Surroundings(environ, secrets, Silent(), Cache().workspace)) as cloud:
+        assert cloud.stored("hello") == []
+        api: Any = cloud
+        api._api._token = "one that is over"
+        with pytest.raises(TryAgain, match="the session is over"):
+            cloud.stored("hello")
+        assert cloud.stored("hello") == []
+
+
+@pytest.mark.fault("connection cut at half", "500 in the middle", "slow server")
+@pytest.mark.parametrize("what", ["cut 60000", "500 60000", "503 0 service_unavailable", "stall 60000"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_upload_that_breaks(
+    what: str, times: int, vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    """Once, and as often as it is tried: then nothing is left of it."""
+    with library(vcsim, tmp_path, certificate, *faults(*[f"{UPLOAD} {what}"] * times)) as (lab, shelf):
+        lab.table["timeout"] = "2 s"
+        if times == 1:
+            heard = Heard()
+            lab.publish(ova, heard=heard)
+            assert "trying again" in heard.text
+            assert kept(lab, shelf.items()["hello-1.0.0"]) == members_of(ova)
+        else:
+            assert "(2 tries)" in lab.fails(ova).message
+        assert nothing_is_left(shelf, *["hello-1.0.0"] * (times == 1))
+
+
+def test_a_slow_server_is_waited_for(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path) -> None:
+    with library(vcsim, tmp_path, certificate, *faults(*[f"{UPLOAD} slow 0"] * 3)) as (lab, shelf):
+        heard = Heard()
+        lab.publish(ova, heard=heard)
+        assert "trying again" not in heard.text
+        assert nothing_is_left(shelf, "hello-1.0.0")
+
+
+@pytest.mark.fault("process killed at half")
+def test_a_run_that_is_killed_in_the_middle(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    options: Sequence[str] = faults(f"{UPLOAD} stall 60000")
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        argv, environ = lab.killed(ova, tmp_path)
+        (left,) = shelf.items()
+        assert left.startswith("hello-1.0.0.unfinished-"), "it never looks whole"
+        assert len(shelf.updates()) == 1
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert vsphere.PASSWORD not in done.stdout + done.stderr
+        item = shelf.items()["hello-1.0.0"]
+        assert item["id"] in done.stdout
+        assert nothing_is_left(shelf, "hello-1.0.0"), "nor its update session"
+        assert kept(lab, item) == members_of(ova)
