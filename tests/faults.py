@@ -17,7 +17,8 @@ class Fault:
     """What happens to requests like `match` (`PUT /a/b`), when half of the body has passed, so many `times`.
 
     Args:
-        does: "cut" the line, answer a number such as "503" or "400:CodeOfS3", be "silent", or "slow" from then on.
+        does: "cut" the line, answer a number such as "503" or "400:CodeOfS3", be "silent", "slow" from then on, or let
+            it "pass".
         seen: is called when it happens.
     """
 
@@ -34,6 +35,7 @@ class Line:
         self._server = server_port
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.heads: list[bytes] = []
         self.over = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -58,6 +60,7 @@ class Line:
                 return
             asked = head.split(b" HTTP/")[0].decode()
             self.requests.append(asked)
+            self.heads.append(head)
             fault = next((one for one in self.faults if one.times > 0 and re.search(one.match, asked)), None)
             length = int((re.search(rb"(?i)\r\ncontent-length: *(\d+)", head) or [b"", b"0"])[1])
             head = re.sub(rb"(?i)\r\n(connection|expect):[^\r]*", b"", head) + b"Connection: close\r\n\r\n"
@@ -90,7 +93,7 @@ class Line:
             with suppress(OSError):
                 while near.recv(1 << 16):  # else what is unread makes a reset of the answer
                     pass
-        return fault.does == "slow"
+        return fault.does in ("slow", "pass")
 
     def _crawl(self, stream: BinaryIO, far: socket.socket, length: int) -> None:
         for _ in range(20):

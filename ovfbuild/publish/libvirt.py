@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import libvirt
 
-from ovfbuild.errors import PublishError
+from ovfbuild.errors import PublishError, UsageError
 from ovfbuild.formats.envelope import Disk
 from ovfbuild.publish import domain
 from ovfbuild.publish.cloud import Cloud, Shipment, Standing, Stored, Surroundings
@@ -60,7 +60,7 @@ _HINTS: Sequence[tuple[tuple[str, ...], tuple[str, ...], str]] = (
     (
         ("VIR_ERR_ACCESS_DENIED", "VIR_ERR_OPERATION_DENIED"),
         ("Permission denied",),
-        "give the user the right to manage libvirt: on Debian, the group libvirt",
+        "let the user manage libvirt (on Debian, the group libvirt), and libvirt write to the pool",
     ),
 )
 """Names of libvirt's error codes, words of its messages, and what to do."""
@@ -326,9 +326,7 @@ class _Host:
     def _open(self) -> Any:
         if self._connection is None:
             _run_events()
-            kinds = [libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
-            auth = [kinds, self._answer, None]
-            self._connection = self._in_time(lambda: libvirt.openAuth(_unasking(self._target.uri), auth, 0))
+            self._connection = self._in_time(self._connect)
             with suppress(libvirt.libvirtError):  # not every transport has it
                 self._connection.setKeepAlive(max(1, int(self._target.timeout / 5)), 4)
         return self._connection
@@ -353,12 +351,32 @@ class _Host:
             raise TryAgain(f"{self._target.name} ({self._target.uri}): no answer in time")
         return done[0]
 
-    def _answer(self, asked: list[list[Any]], _: object) -> int:
-        """What ~/.config/libvirt/auth.conf does not tell."""
-        instead = "write it into ~/.config/libvirt/auth.conf"
-        for one in asked:
-            one[4] = self._around.secrets.ask(f"{one[1]} for {self._target.uri}", instead)
-        return 0
+    def _connect(self) -> Any:
+        """The connection, with what libvirt asks for and ~/.config/libvirt/auth.conf does not tell."""
+        unanswered: list[UsageError] = []
+
+        def answer(asked: list[list[Any]], _: object) -> int:
+            try:
+                for one in asked:
+                    one[4] = self._answer(one[0], one[1])
+            except UsageError as error:  # libvirt's binding would print it
+                unanswered.append(error)
+                return -1
+            return 0
+
+        kinds = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT]
+        try:
+            return libvirt.openAuth(_unasking(self._target.uri), [kinds, answer, None], 0)
+        except libvirt.libvirtError:
+            if unanswered:
+                raise unanswered[0] from None
+            raise
+
+    def _answer(self, kind: int, question: str) -> str:
+        uri = self._target.uri
+        if kind == libvirt.VIR_CRED_AUTHNAME and (user := urlsplit(uri).username):
+            return user
+        return self._around.secrets.ask(f"{question} for {uri}", "write it into ~/.config/libvirt/auth.conf")
 
     def _asked(self, step: Callable[[], _T]) -> _T:
         """What a step returns; libvirt's errors are TryAgain, after which it is connected again, or PublishError."""

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 import boto3
+import urllib3
 from botocore import exceptions as errors
 from botocore.config import Config
 
@@ -50,6 +51,7 @@ def connect(target: S3Target, around: Surroundings) -> Iterator[Cloud]:
     """See `clouds.connect`."""
     if target.insecure:
         around.progress.warn(f"{target.name}: insecure = true, so any certificate is believed")
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     bucket = _Bucket(target, around)
     try:
         yield CatalogueCloud(bucket)

