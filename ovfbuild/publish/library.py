@@ -77,16 +77,13 @@ class ContentLibrary:
 
     @_told
     def standing(self, *, write: bool) -> Standing:
-        library = self._library()
+        library, room = self._library(), self._room()
         with self._session.told():
             about = self._session.content.about
-            stores = [store["datastore_id"] for store in library.get("storage_backings", ()) if "datastore_id" in store]
-            content = self._session.content.rootFolder._stub
-            room = sum(int(vim.Datastore(store, content).summary.freeSpace) for store in stores) if stores else None
         if write:
             probe = self._create(f"ovfbuild-probe-{secrets.token_hex(8)}", "")
             self._api.ask("DELETE", one(_ITEM, probe))
-        notes = () if stores else ("the library lies on no datastore: nobody tells its room",)
+        notes = () if room is not None else ("the library lies on no datastore: nobody tells its room",)
         return Standing(f"{about.fullName} at {self.host}, library {library['name']}", room, notes)
 
     @_told
@@ -235,6 +232,14 @@ class ContentLibrary:
                 raise PublishError(f"library: {name} is subscribed to another one", "publish into that one")
             self._known = fit[0]
         return self._known
+
+    def _room(self) -> int | None:
+        """Free bytes of the library's datastore; None where it lies on none."""
+        backings = self._library().get("storage_backings") or ()
+        stores = [one["datastore_id"] for one in backings if "datastore_id" in one]
+        with self._session.told():
+            stub = self._session.content.rootFolder._stub
+            return sum(int(vim.Datastore(one, stub).summary.freeSpace) for one in stores) if stores else None
 
     def _items(self) -> list[Mapping[str, Any]]:
         return list(self._gotten(_ITEM, self._api.ask("GET", _ITEM, library_id=self._library()["id"])))

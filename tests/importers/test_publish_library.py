@@ -225,6 +225,15 @@ def test_a_datastore_that_is_full(
         assert nothing_is_left(shelf)
 
 
+def test_a_datastore_with_too_little_room(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path
+) -> None:
+    with library(vcsim, tmp_path, certificate, "-room", "100000") as (lab, shelf):
+        assert "library appliances has 0 MB free, and hello-1.0.0-vsphere.ova needs" in lab.fails(ova).message
+        assert lab.sent == []
+        assert nothing_is_left(shelf)
+
+
 @pytest.mark.fault("server down")
 def test_a_server_that_is_down(both: Shelf, ova: Path) -> None:
     lab, _ = both

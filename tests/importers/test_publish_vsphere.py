@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,5 +226,92 @@ def test_a_run_that_is_killed_in_the_middle(
         assert done.returncode == 0, done.stderr
         assert "hello-1.0.0" in done.stdout
         assert vsphere.PASSWORD not in done.stdout + done.stderr
+        assert list(lab.machines()) == ["hello-1.0.0"]
+        assert digest(lab.sent[-1]) == disk_of(ova)
+
+
+Run = Callable[..., AbstractContextManager[Lab]]
+
+
+@pytest.fixture
+def run(vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path]) -> Run:
+    """A laboratory with options of the simulator."""
+
+    @contextmanager
+    def started(*options: str) -> Iterator[Lab]:
+        with laboratory(vcsim, tmp_path, certificate, *options) as lab:
+            lab.table["cluster"] = "DC0_C0"
+            yield lab
+
+    return started
+
+
+@pytest.mark.fault("no permission")
+@pytest.mark.parametrize("method", ["CreateImportSpec", "ImportVApp", "HttpNfcLeaseComplete", "Rename_Task"])
+def test_a_privilege_that_is_missing(method: str, run: Run, ova: Path) -> None:
+    with run("-refuse", f"{method} NoPermission VApp.Import") as lab:
+        error = lab.fails(ova)
+        assert error.message.endswith(f"{vsphere.USER} has not the privilege VApp.Import there")
+        assert "docs/clouds/vsphere.md" in error.hint
+        assert lab.machines() == {}
+
+
+def test_a_look_at_the_target_says_which_privilege_is_missing(run: Run) -> None:
+    with run("-missing", "Datastore.AllocateSpace") as lab:
+        publisher = Publisher(Silent(), environ={"SECRET": vsphere.PASSWORD}, patience=QUICK)
+        tested = publisher.test(lab.target())
+        assert tested.standing is None
+        assert "has not the privilege Datastore.AllocateSpace on LocalDS_0" in tested.error
+
+
+@pytest.mark.fault("full disk")
+@pytest.mark.parametrize("method", ["ImportVApp", "HttpNfcLeaseComplete"])
+def test_a_datastore_that_is_full(method: str, run: Run, ova: Path) -> None:
+    with run("-refuse", f"{method} NoDiskSpace LocalDS_0") as lab:
+        error = lab.fails(ova)
+        assert "NoDiskSpace" in error.message
+        assert error.hint == "make room on the datastore"
+        assert lab.machines() == {}
+
+
+def test_a_datastore_with_too_little_room(run: Run, ova: Path) -> None:
+    with run("-room", "100000") as lab:
+        assert "has 0 MB free, and hello-1.0.0-vsphere.ova needs" in lab.fails(ova).message
+        assert lab.machines() == {}
+
+
+@pytest.mark.fault("500 in the middle", "slow server")
+@pytest.mark.parametrize("what", ["500 60000", "503 0", "stall 60000"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_upload_that_breaks(what: str, times: int, run: Run, ova: Path) -> None:
+    """Once, and as often as it is tried: then nothing is left of it."""
+    with run(*faults(*[f"POST /nfc/ {what}"] * times)) as lab:
+        lab.table["timeout"] = "2 s"
+        if times == 1:
+            heard = Heard()
+            lab.publish(ova, heard=heard)
+            assert "trying again" in heard.text
+            assert digest(lab.sent[-1]) == disk_of(ova)
+        else:
+            assert "(2 tries)" in lab.fails(ova).message
+        assert list(lab.machines()) == ["hello-1.0.0"] * (times == 1)
+
+
+def test_a_slow_server_is_waited_for(run: Run, ova: Path) -> None:
+    with run(*faults("POST /nfc/ slow 0")) as lab:
+        heard = Heard()
+        lab.publish(ova, heard=heard)
+        assert "trying again" not in heard.text
+
+
+@pytest.mark.fault("token expired")
+@pytest.mark.parametrize(
+    "options", [faults("POST /nfc/ 401 60000"), ["-refuse", "HttpNfcLeaseComplete NotAuthenticated System.View 1"]]
+)
+def test_a_session_that_ends_in_the_middle(options: Sequence[str], run: Run, ova: Path) -> None:
+    with run(*options) as lab:
+        heard = Heard()
+        lab.publish(ova, heard=heard)
+        assert "trying again" in heard.text
         assert list(lab.machines()) == ["hello-1.0.0"]
         assert digest(lab.sent[-1]) == disk_of(ova)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -136,20 +137,51 @@ type refusals []*simulator.FaultInjectionRule
 
 func (r *refusals) String() string { return "" }
 
-// Set is of a method, and of a fault by its name in vSphere's Web Services API.
+// Set is of a method, and of a fault by its name in vSphere's Web Services API; WORD is what it names, TIMES how often.
 func (r *refusals) Set(text string) error {
-	words := strings.Fields(text + " - -")
+	words := strings.Fields(text)
+	if len(words) < 3 {
+		return fmt.Errorf("%q is no fault", text)
+	}
+	denied := types.NoPermission{PrivilegeId: words[2]}
 	known := map[string]types.BaseMethodFault{
-		"NoPermission":             &types.NoPermission{PrivilegeId: words[2]},
-		"NoDiskSpace":              &types.NoDiskSpace{Datastore: words[2]},
-		"InsufficientStorageSpace": new(types.InsufficientStorageSpace),
+		"NoPermission":     &denied,
+		"NotAuthenticated": &types.NotAuthenticated{NoPermission: denied},
+		"NoDiskSpace":      &types.NoDiskSpace{Datastore: words[2]},
+	}
+	times := 0 // always
+	if len(words) > 3 {
+		times, _ = strconv.Atoi(words[3])
 	}
 	if known[words[1]] == nil {
 		return fmt.Errorf("%q is no fault", words[1])
 	}
 	*r = append(*r, &simulator.FaultInjectionRule{
-		MethodName: words[0], ObjectType: "*", ObjectName: "*", Probability: 1, Enabled: true,
-		FaultType: simulator.FaultTypeCustom, Fault: known[words[1]], Message: "refused by " + words[1],
+		MethodName: words[0], ObjectType: "*", ObjectName: "*", Probability: 1, Enabled: true, MaxCount: times,
+		FaultType: simulator.FaultTypeCustom, Fault: known[words[1]], Message: "said for a test: " + words[1],
 	})
 	return nil
+}
+
+// authorization says that a privilege is missing, which the simulator's own never does.
+type authorization struct {
+	*simulator.AuthorizationManager
+	missing string
+}
+
+func (a *authorization) HasPrivilegeOnEntity(req *types.HasPrivilegeOnEntity) soap.HasFault {
+	answer := &privileges{Res: new(HasPrivilegeOnEntityResponse)}
+	for _, id := range req.PrivId {
+		answer.Res.Returnval = append(answer.Res.Returnval, id != a.missing)
+	}
+	return answer
+}
+
+type privileges struct{ Res *HasPrivilegeOnEntityResponse }
+
+func (*privileges) Fault() *soap.Fault { return nil }
+
+// HasPrivilegeOnEntityResponse is that of types, which leaves out what is false.
+type HasPrivilegeOnEntityResponse struct {
+	Returnval []bool `xml:"returnval"`
 }

@@ -36,6 +36,7 @@ var (
 	key      = flag.String("key", "", "its key, PEM")
 	keep     = flag.String("keep", "", "folder for what is uploaded")
 	version  = flag.String("api", "8.0.3.0", "version of the API that it says it has")
+	missing  = flag.String("missing", "", "a privilege that it says nobody has")
 	room     = flag.Int64("room", 0, "free bytes of each datastore, if not the simulator's own")
 )
 
@@ -49,7 +50,7 @@ func main() {
 	var faults faults
 	var refusals refusals
 	flag.Var(&faults, "fault", "METHOD PATH (cut|stall|slow|flip|STATUS) BYTES [KIND]: of the first such request")
-	flag.Var(&refusals, "refuse", "METHOD FAULT [PRIVILEGE]: of every such call")
+	flag.Var(&refusals, "refuse", "METHOD FAULT WORD [TIMES]: of such calls")
 	flag.Parse()
 
 	model := simulator.VPX()
@@ -57,10 +58,11 @@ func main() {
 	must(model.Create())
 	defer model.Remove()
 	registry := model.Service.Context.Map
-	manager := registry.Get(*registry.Get(types.ManagedObjectReference{
+	content := registry.Get(types.ManagedObjectReference{
 		Type: "ServiceInstance", Value: "ServiceInstance",
-	}).(*simulator.ServiceInstance).Content.OvfManager).(*simulator.OvfManager)
-	registry.Put(&ovfManager{manager})
+	}).(*simulator.ServiceInstance).Content
+	registry.Put(&ovfManager{registry.Get(*content.OvfManager).(*simulator.OvfManager)})
+	registry.Put(&authorization{registry.Get(*content.AuthorizationManager).(*simulator.AuthorizationManager), *missing})
 	if *room > 0 {
 		for _, one := range registry.All("Datastore") {
 			one.(*simulator.Datastore).Summary.FreeSpace = *room
