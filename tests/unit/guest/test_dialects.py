@@ -178,7 +178,7 @@ def test_forms_of_user_data() -> None:
         assert dialects.user_data(other.encode()) == {}
 
 
-@pytest.mark.parametrize("octets", [b"\x1f\x8bno", gzip.compress(b"a" * (5 << 20)), b"x" * (5 << 20)])
+@pytest.mark.parametrize("octets", [b"\x1f\x8bno", gzip.compress(b"a" * (5 << 20), mtime=0), b"x" * (5 << 20)])
 def test_bombs_are_refused(octets: bytes) -> None:
     with pytest.raises(dialects.NotUnderstood):
         dialects.user_data(octets)
