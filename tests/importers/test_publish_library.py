@@ -18,15 +18,18 @@ from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
 from ovfbuild.publish import clouds
-from ovfbuild.publish.cloud import Surroundings
+from ovfbuild.publish.cloud import Cloud, Surroundings
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
+from ovfbuild.publish.meter import Meter
+from ovfbuild.publish.shipment import prepare
 from ovfbuild.publishing import Publisher
 from ovfbuild.spec import plan
 from ovfbuild.tries import Patience, TryAgain
+from ovfbuild.verify.package import open_package
 from tests.importers import vsphere
-from tests.importers.appliances import EXAMPLES, Case
-from tests.importers.lab import QUICK, Lab, digest, faults, laboratory, members_of, packed
+from tests.importers.appliances import EXAMPLES, Case, in_vsphere
+from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, faults, laboratory, members_of, packed
 from tests.unit.publish.kit import Heard
 
 pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
@@ -97,6 +100,19 @@ def test_an_example_with_all_its_files(both: Shelf, disk: Path, tmp_path: Path, 
     (item,) = shelf.items().values()
     assert kept(lab, item) == members_of(ova)
     assert len(members_of(ova)) == 4, "descriptor, manifest and two disks"
+
+
+def test_a_machine_is_deployed_from_it(both: Shelf, disk: Path, tmp_path: Path, own_cache: Path) -> None:
+    lab, shelf = both
+    case = Case("hello", EXAMPLES / "hello", "vsphere:8.0", {"properties": PROPERTIES})
+    resolved = plan.resolve(case.appliance, {}, profiles=(case.profile,))
+    (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=tmp_path / "dist", boot=False), Silent())
+    lab.publish(ova)
+    (item,) = shelf.items().values()
+    shelf.deploy(item, "web1", greeting="hi")
+    config = lab.machines()["web1"]
+    assert vsphere.machine_of(config) == in_vsphere(case)
+    assert {one.key: one.value for one in config.extraConfig}["greeting"] == "hi", "the simulator puts it there"
 
 
 @pytest.mark.parametrize("version", ["6.5", "8.0.3.0"])
@@ -270,11 +286,17 @@ def test_a_session_that_the_server_ends(vcsim: Path, tmp_path: Path, certificate
         assert kept(lab, shelf.items()["hello-1.0.0"]) == members_of(ova)
 
 
+@contextmanager
+def connected(lab: Lab) -> Iterator[Cloud]:
+    environ = {"SECRET": vsphere.PASSWORD}
+    around = Surroundings(environ, Secrets(environ), Silent(), Cache().workspace)
+    with clouds.connect(lab.target(), around) as cloud:
+        yield cloud
+
+
 def test_it_logs_in_again(both: Shelf) -> None:
     lab, _ = both
-    environ = {"SECRET": vsphere.PASSWORD}
-    secrets = Secrets(environ)
-    with clouds.connect(lab.target(), Surroundings(environ, secrets, Silent(), Cache().workspace)) as cloud:
+    with connected(lab) as cloud:
         assert cloud.stored("hello") == []
         api: Any = cloud
         api._api._token = "one that is over"
@@ -327,3 +349,18 @@ def test_a_run_that_is_killed_in_the_middle(
         assert item["id"] in done.stdout
         assert nothing_is_left(shelf, "hello-1.0.0"), "nor its update session"
         assert kept(lab, item) == members_of(ova)
+
+
+def test_what_ends_between_two_steps_is_found(both: Shelf, ova: Path, disk: Path, tmp_path: Path) -> None:
+    """All is sent, nothing is whole; then, the old one has given its name away already."""
+    lab, shelf = both
+    goods = prepare(open_package(ova), None, None, Silent())
+    with connected(lab) as cloud:
+        cloud.send(goods, None, Meter(Silent(), goods.size))
+        (found,) = cloud.stored("hello")
+        assert not found.whole
+    lab.publish(ova)
+    assert nothing_is_left(shelf, "hello-1.0.0")
+    shelf.change(shelf.items()["hello-1.0.0"], name="hello-1.0.0.replaced-00000000")
+    lab.publish(packed(disk, tmp_path / "b", summary="another"), How(replace=True))
+    assert nothing_is_left(shelf, "hello-1.0.0")
