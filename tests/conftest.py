@@ -41,7 +41,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What boots a guest gets a guest's time; and where two run side by side, never two guests, or a module's servers."""
+    """What boots a guest gets a guest's time, and is never beside another; nor are the tests of one module."""
     for item in items:
         boots = any(item.get_closest_marker(name) for name in ("qemu", "guest", "acceptance"))
         item.add_marker(pytest.mark.xdist_group("guests" if boots else item.nodeid.partition("::")[0]))
