@@ -29,7 +29,7 @@ acceptance: ## the long matrix: every distribution, agent, failure and cloud, on
 	@scripts/setup openstack
 	$(PY) -m pytest -m "acceptance or openstack"
 
-importers: ## import every profile and example into the real VirtualBox and a vCenter simulator (installs them)
+importers: ## import every profile and example into the real VirtualBox and a vCenter simulator, publish to Incus (installs them)
 	@scripts/setup importers
 	$(PY) scripts/importers test
 

@@ -61,8 +61,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def proxy(upstream: str, tls: tuple[Path, Path] | None = None) -> Iterator[Proxy]:
-    """A proxy before the server at that URL, until the block is done; one request a connection."""
-    where = urlsplit(upstream)
+    """A proxy before the server at that URL, or at `unix:PATH`, until the block is done; one request a connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if tls else None
     if context and tls:
         context.load_cert_chain(*tls)
@@ -75,7 +74,7 @@ def proxy(upstream: str, tls: tuple[Path, Path] | None = None) -> Iterator[Proxy
                     client, _ = listener.accept()
                 except OSError:
                     return
-                args = (made, client, (str(where.hostname), int(where.port or 0)), context)
+                args = (made, client, upstream, context)
                 threading.Thread(target=_serve, args=args, daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
@@ -83,7 +82,7 @@ def proxy(upstream: str, tls: tuple[Path, Path] | None = None) -> Iterator[Proxy
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _serve(made: Proxy, client: socket.socket, upstream: tuple[str, int], context: ssl.SSLContext | None) -> None:
+def _serve(made: Proxy, client: socket.socket, upstream: str, context: ssl.SSLContext | None) -> None:
     with suppress(OSError), client:
         talk = context.wrap_socket(client, server_side=True) if context else client
         head = talk.recv(_PIECE)
@@ -98,7 +97,7 @@ def _serve(made: Proxy, client: socket.socket, upstream: tuple[str, int], contex
                     talk.sendall(said)
                     return
                 fault = None
-        with socket.create_connection(upstream) as server:
+        with _reach(upstream) as server:
             # The next request on this connection would come past us unseen.
             line, rest = head.split(b"\r\n", 1)
             kept = [one for one in rest.split(b"\r\n") if not one.lower().startswith(b"connection:")]
@@ -110,6 +109,15 @@ def _serve(made: Proxy, client: socket.socket, upstream: tuple[str, int], contex
                 back.start()
             if back.ident:
                 back.join(300)
+
+
+def _reach(upstream: str) -> socket.socket:
+    where = urlsplit(upstream)
+    if where.scheme != "unix":
+        return socket.create_connection((str(where.hostname), int(where.port or 0)))
+    made = socket.socket(socket.AF_UNIX)
+    made.connect(where.path)
+    return made
 
 
 def _forward(talk: socket.socket, server: socket.socket, head: bytes, fault: Fault | None) -> bool:

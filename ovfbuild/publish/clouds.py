@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any
 
-from ovfbuild.publish import http
+from ovfbuild.publish import http, incus
 from ovfbuild.publish.cloud import Cloud, Surroundings, missing
 from ovfbuild.spec.targets import Target
 
@@ -32,6 +32,7 @@ def _extra(module: str, library: str, extra: str) -> Connect:
 
 CLOUDS: Mapping[str, Connect] = {
     "http": http.connect,
+    "incus": incus.connect,
     "libvirt": _extra("libvirt", "libvirt-python", "libvirt"),
     "openstack": _extra("openstack", "openstacksdk", "openstack"),
     "s3": _extra("s3", "boto3", "s3"),

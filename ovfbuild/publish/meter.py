@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 from ovfbuild.progress import Progress
 from ovfbuild.spec.units import format_duration
@@ -44,6 +44,12 @@ class Meter:
             self._progress.line(f"{rate / 1e6:.1f} MB/s, {left} left")
 
 
+class Readable(Protocol):
+    """What is read once, from its beginning to its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Metered:
     """Reads a stream once, from where it is on, `size` bytes: counted and hashed as they go.
 
@@ -51,7 +57,7 @@ class Metered:
     requests would take for a length of 0, and send chunks, which not every server takes.
     """
 
-    def __init__(self, stream: BinaryIO, size: int, meter: Meter) -> None:
+    def __init__(self, stream: Readable, size: int, meter: Meter) -> None:
         self._stream = stream
         self._left = size
         self._size = size

@@ -1,4 +1,4 @@
-"""cloud-config documents: the author's, checked, and merged under ours. The only door to YAML.
+"""cloud-config documents: the author's, checked, and merged under ours.
 
 A merged document is the same bytes for the same two inputs: keys keep their order, ours first.
 """

@@ -140,6 +140,22 @@ class OpenStackTarget(Target):
     """What --keep-old does to a version: hide leaves it to those who know its id."""
 
 
+class IncusTarget(Target):
+    """A project of an Incus server: images of virtual machines. Who logs in, and where, stands in the incus client's
+    configuration."""
+
+    kind: Literal["incus"]
+    """The kind of target."""
+    remote: str | None = Field(None, examples=["lab"])
+    """The remote, of those that `incus remote list` shows; by default the client's own default."""
+    project: str | None = None
+    """The project; by default that of the remote."""
+    public: bool = False
+    """true: everybody who reaches the server may see and copy the image."""
+    image_properties: dict[str, str] = Field(default_factory=dict)
+    """Image properties, beside and instead of those that the package comes to."""
+
+
 class LibvirtTarget(Target):
     """A libvirt daemon with QEMU. Credentials are libvirt's and ssh's own."""
 
@@ -230,7 +246,7 @@ def _one_secret(table: Mapping[str, Any], *keys: str) -> Iterable[tuple[str, str
         yield key, f"stands beside {found[0]}; keep one of the two"
 
 
-_Any = HttpTarget | LibvirtTarget | OpenStackTarget | S3Target | VSphereTarget
+_Any = HttpTarget | IncusTarget | LibvirtTarget | OpenStackTarget | S3Target | VSphereTarget
 KINDS: Mapping[str, type[Target]] = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in get_args(_Any)}
 """The table of each kind."""
 

@@ -20,7 +20,7 @@ ROOT_LABEL = "ovfbuild-root"
 ESP_LABEL = "OVFBUILDEFI"
 
 _BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
-_ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _ROOT_X86_64 = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ovfbuild:base")
@@ -76,7 +76,7 @@ def lay_out(content: int) -> Layout:
     """
     root_size = _round_up(content * 5 // 4 + 384 * MIB, 256 * MIB) - 67 * MIB
     bios = Partition("bios", _BIOS_BOOT, MIB, MIB)
-    esp = Partition("esp", _ESP, 2 * MIB, 64 * MIB)
+    esp = Partition("esp", ESP, 2 * MIB, 64 * MIB)
     root = Partition("root", _ROOT_X86_64, 66 * MIB, root_size)
     return Layout(root.start + root.size + MIB, bios, esp, root)
 

@@ -58,6 +58,15 @@ def vcsim() -> Path:
         _missing(error)
 
 
+@pytest.fixture(scope="session")
+def incus_root() -> Path:
+    """A tree with incusd in it."""
+    try:
+        return install.incus(_cache(), LogProgress(sys.stderr))
+    except ProgramError as error:
+        _missing(error)
+
+
 def _missing(error: ProgramError) -> NoReturn:
     reason = f"{error.message}; {error.hint}"
     if os.environ.get("CI"):

@@ -24,6 +24,8 @@ from tests.importers.sandbox import NETWORK, WORK, Sandbox, check_host
 
 KIND = "importers"
 SUITE = "sid"
+INCUS_SUITE = "trixie"
+"""With Incus's long-term release, 6.0."""
 VCSIM = Path(__file__).parent / "vcsim"
 _LAYOUT = 1
 """Counted up whenever an entry of the cache would be made in another way."""
@@ -94,25 +96,37 @@ def _client() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def incus(cache: Cache, progress: Progress) -> Path:
+    """The root of a tree with incusd and its client in it (about 170 MB), made if it is not there."""
+    packages = ("base-files", "incus-base", "incus-client", "tar", "gzip")
+
+    def make(folder: Path) -> None:
+        with step(progress, "unpack Incus"):
+            _unpack(folder / "root", packages, progress, INCUS_SUITE)
+
+    key = digest_of({"layout": _LAYOUT, "suite": INCUS_SUITE, "packages": packages})
+    return _obtain(cache, key, f"Incus of Debian {INCUS_SUITE}", make) / "root"
+
+
 def _obtain(cache: Cache, key: str, about: str, make: Callable[[Path], None]) -> Path:
     check_host()
     entry, _ = cache.obtain(KIND, key, about, make)
     return entry.path
 
 
-def _unpack(root: Path, packages: Sequence[str], progress: Progress) -> None:
+def _unpack(root: Path, packages: Sequence[str], progress: Progress, suite: str = SUITE) -> None:
     """The packages and all that they depend on, under `root`."""
     status = root.parent / "status"
     status.write_text(_LEFT_OUT, encoding="utf-8")
     mirrors = host_mirrors()
-    sources = [f"{line} contrib" for line in mirrors.lines(SUITE)] if mirrors else []
+    sources = [f"{line} contrib" for line in mirrors.lines(suite)] if mirrors else []
     settings = (*host_settings().options(), 'Acquire::Languages "none";')
     argv = [
         *("mmdebstrap", "--mode=chrootless", "--variant=extract", "--format=directory", "--architectures=amd64"),
         *("--components=main,contrib", f"--include={','.join(packages)}"),
         *(f"--aptopt={line}" for line in settings),
         f'--setup-hook=mkdir -p "$1/var/lib/dpkg"; cat "{status}" >> "$1/var/lib/dpkg/status"',
-        *(SUITE, str(root), *sources),
+        *(suite, str(root), *sources),
     ]
     as_root = [] if os.geteuid() == 0 else [find_program("fakeroot")]
     run([*as_root, *argv], on_line=progress.line, timeout=1800)

@@ -18,6 +18,7 @@ TESTS = {
     "libvirt": "tests/integration/test_publish_libvirt.py",
     "openstack": "tests/integration/test_openstack.py",
     "vsphere": "tests/importers/test_publish_vsphere.py",
+    "incus": "tests/importers/test_publish_incus.py",
     "library": "tests/importers/test_publish_library.py",
 }
 
