@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import re
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
 from ovfbuild.errors import PublishError
 from ovfbuild.publish.credentials import Secrets
@@ -23,7 +22,7 @@ from ovfbuild.publish.meter import PIECE, Metered
 from ovfbuild.publish.vim_session import VimSession, host_and_port, refused, untrusted
 from ovfbuild.spec.targets import VSphereTarget
 from ovfbuild.tries import TryAgain
-from ovfbuild.vm.fetch import reason
+from ovfbuild.vm.fetch import distrusted, reason
 
 _SESSION = "/com/vmware/cis/session"
 _BUSY = ("concurrent_change", "resource_busy", "resource_in_use", "resource_inaccessible", "service_unavailable")
@@ -135,8 +134,7 @@ class Automation:
         try:
             yield
         except (HTTPError, OSError) as error:
-            # A line that breaks is an SSLError, too.
-            if isinstance(error, SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
+            if distrusted(error):
                 raise untrusted(self._target.host, reason(error)) from None
             raise TryAgain(f"{self._target.host}: {reason(error)}") from None
 

@@ -20,6 +20,7 @@ from openstack.exceptions import SDKException
 from ovfbuild.errors import PublishError
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.tries import TryAgain
+from ovfbuild.vm.fetch import distrusted, reason
 
 _T = TypeVar("_T")
 Image = Mapping[str, Any]
@@ -143,7 +144,9 @@ class Glance:
         try:
             return ask()
         except login.SSLError as error:
-            self._untrusted(error)
+            if distrusted(error):
+                self._untrusted(error)
+            raise TryAgain(f"{self.host or 'the cloud'} can't be reached: {reason(error)}") from None
         except login.Unauthorized as error:
             raise PublishError(
                 f"the cloud does not let us in: {_first_line(error)}", "check user, password and project in clouds.yaml"

@@ -25,7 +25,7 @@ from ovfbuild.publish.cloud import Cloud, Standing, Surroundings
 from ovfbuild.publish.meter import PIECE, Meter, Metered
 from ovfbuild.spec.targets import HttpTarget
 from ovfbuild.tries import TryAgain
-from ovfbuild.vm.fetch import reason
+from ovfbuild.vm.fetch import distrusted, reason
 
 _PASSING = (408, 425, 429)
 _NO_ROOM = (413, 507)
@@ -180,9 +180,9 @@ class _Folder:
                 verify=self._verify,
                 timeout=(min(15, self._target.timeout), self._target.timeout),
             )
-        except requests.exceptions.SSLError as error:
-            self._untrusted(error)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            if distrusted(error):
+                self._untrusted(error)
             raise TryAgain(f"{self._host} can't be reached: {reason(error)}") from None
         except (requests.RequestException, OSError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

@@ -28,7 +28,7 @@ from ovfbuild.publish.cloud import Cloud, Standing, Surroundings
 from ovfbuild.publish.meter import PIECE, Meter
 from ovfbuild.spec.targets import S3Target
 from ovfbuild.tries import TryAgain
-from ovfbuild.vm.fetch import reason
+from ovfbuild.vm.fetch import distrusted, reason
 
 _SMALLEST_PART = 16 << 20
 """Bytes; what an upload needs of memory is two of them."""
@@ -209,12 +209,12 @@ class _Bucket:
             if missing_is_fine and error.response["Error"]["Code"] in _MISSING:
                 return None
             raise self._refusal(error, name, path) from None
-        except errors.SSLError as error:
-            raise PublishError(
-                f"{self._where} has no certificate that is trusted here: {reason(error)}",
-                "for a private authority, set ca_file of the target to its certificates",
-            ) from None
         except (errors.HTTPClientError, errors.ConnectionError) as error:
+            if distrusted(error):
+                raise PublishError(
+                    f"{self._where} has no certificate that is trusted here: {reason(error)}",
+                    "for a private authority, set ca_file of the target to its certificates",
+                ) from None
             raise TryAgain(f"{self._where} can't be reached: {reason(error)}") from None
         except errors.BotoCoreError as error:
             hint = "check the credentials and the profile of the target"

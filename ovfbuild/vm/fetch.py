@@ -12,7 +12,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -233,6 +233,8 @@ def _get(line: _Line, url: str, headers: dict[str, str]) -> requests.Response:
             timeout=(line.patience.connect, line.patience.read),
         )
     except requests.exceptions.SSLError as error:
+        if not distrusted(error):
+            raise TryAgain(f"can't be reached: {reason(error)}") from None
         raise ProgramError(
             f"{shown(url)} has no certificate that is trusted here: {reason(error)}",
             "for a private authority, set REQUESTS_CA_BUNDLE to its certificates",
@@ -245,18 +247,28 @@ def _get(line: _Line, url: str, headers: dict[str, str]) -> requests.Response:
 
 def reason(error: BaseException) -> str:
     """The operating system's words inside one of the library's errors, which themselves quote whole URLs."""
-    seen: list[object] = [error]
-    for inner in seen:
+    for inner in _inside(error):
         if isinstance(inner, ssl.SSLCertVerificationError):
             return inner.verify_message
         if isinstance(inner, TimeoutError | requests.Timeout):
             return "no answer in time"
         if isinstance(inner, OSError) and not isinstance(inner, requests.RequestException) and inner.strerror:
             return inner.strerror
-        if isinstance(inner, BaseException):
-            inside = (*inner.args, getattr(inner, "reason", None), inner.__cause__, inner.__context__)
-            seen.extend(e for e in inside if isinstance(e, BaseException) and e not in seen)
     return "the connection broke off"
+
+
+def distrusted(error: BaseException) -> bool:
+    """Whether an SSLError is about a certificate: a line that is cut while TLS is spoken ends in one, too."""
+    return any(isinstance(inner, ssl.SSLCertVerificationError) for inner in _inside(error))
+
+
+def _inside(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it was made of."""
+    seen = [error]
+    for inner in seen:
+        yield inner
+        inside = (*inner.args, getattr(inner, "reason", None), inner.__cause__, inner.__context__)
+        seen.extend(one for one in inside if isinstance(one, BaseException) and one not in seen)
 
 
 def _judge(answer: requests.Response, url: str) -> None:
