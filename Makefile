@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PY := .venv/bin/python
-# Two at a time: one boots guests, the other does the rest. The groups: tests/conftest.py.
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two at a time: one boots guests, the other does the rest (tests/conftest.py).
+SIDE_BY_SIDE := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help setup appliance test check acceptance importers openstack lint types bench clean
 

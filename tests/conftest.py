@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,11 +44,28 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What boots a guest gets a guest's time, and is never beside another; nor are the tests of one module."""
+    """What boots a guest gets a guest's time."""
     for item in items:
-        boots = any(item.get_closest_marker(name) for name in ("qemu", "guest", "acceptance"))
-        item.add_marker(pytest.mark.xdist_group("guests" if boots else item.nodeid.partition("::")[0]))
         if item.get_closest_marker("acceptance"):
             item.add_marker(pytest.mark.timeout(3600))
         elif item.get_closest_marker("guest"):
             item.add_marker(pytest.mark.timeout(1500))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side with `-n 2`: a module's tests stay together, for its servers, and so do all modules with guests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneGuest(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "guests" if _boots(config.rootpath / module) else module
+
+    return OneGuest(config, log)
+
+
+@cache
+def _boots(module: Path) -> bool:
+    """Whether a test of a module starts QEMU."""
+    return re.search(r"mark\.(qemu|guest|acceptance)\b", module.read_text(encoding="utf-8")) is not None
