@@ -1,6 +1,6 @@
 """An OpenStack of a test's own: real Keystone and Glance on loopback, on SQLite and a folder (scripts/setup has them).
 
-Two regions, so that a disk can be full: `one` stores in a folder, `full` in a file system of a few MiB.
+Three regions: `one` stores in a folder, `full` in a file system of a few MiB; of `gone` only the catalogue knows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +26,8 @@ from typing import Any
 
 import pytest
 
-from ovfbuild.vm.process import die_with_parent
 from tests.integration.guests import free_port
+from tests.servers import running
 
 PINS = Path(__file__).with_suffix(".txt")
 HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovfbuild-tests" / "openstack"
@@ -91,6 +92,12 @@ class Cloud:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
 
+    def files(self, region: str = "one") -> list[str]:
+        """The names of what lies on the server's disk: images, and what is staged for them."""
+        root = Path(f"/proc/{(self.folder / region / 'pid').read_text()}/root")  # `full` has mounts of its own
+        places = (root / f"{self.folder}/{region}/{name}".lstrip("/") for name in ("images", "staging"))
+        return sorted(path.name for place in places for path in place.rglob("*") if path.is_file())
+
     def clear(self) -> None:
         """Removes every image."""
         for region in self.glance:
@@ -133,24 +140,58 @@ def python(source: str, *words: str) -> str:
 
 @contextmanager
 def openstack(folder: Path, full: int = 3 << 20) -> Iterator[Cloud]:
-    """Runs the servers until the block is done; `full` is the bytes that the region of that name can hold."""
+    """Runs the servers until the block is done. The region `full` can hold so many bytes, and stage twice as many."""
     folder.mkdir(parents=True)
     ports = {name: free_port() for name in ("keystone", "one", "full")}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    _configure_keystone(folder, f"{urls['keystone']}/v3")
-    with ExitStack() as stack:
-        environment = {"OS_KEYSTONE_CONFIG_FILES": str(folder / "keystone.conf"), "OS_KEYSTONE_CONFIG_DIR": str(folder)}
-        argv = [HOME / "bin" / "python", "-c", _KEYSTONE, str(ports["keystone"])]
-        stack.enter_context(_running(folder, "keystone", argv, f"{urls['keystone']}/v3", environment))
-        cloud = _populated(Cloud(folder, f"{urls['keystone']}/v3", {r: urls[r] for r in ("one", "full")}, ""))
+    with ExitStack() as stack, ThreadPoolExecutor() as workers:
+        empty = workers.submit(_empty_database, folder)
+        keystone = f"{urls['keystone']}/v3"
+        _configure_keystone(folder, keystone)
+        stack.enter_context(_keystone(folder, ports["keystone"]))
+        cloud = _populated(Cloud(folder, keystone, {region: urls[region] for region in ("one", "full")}, ""))
+        empty.result()
+        starting = []
         for region, url in cloud.glance.items():
             home = _configure_glance(folder / region, ports[region], urls["keystone"], cloud)
-            argv = [HOME / "bin" / "glance-api", "--config-file", home / "glance-api.conf"]
+            argv: list[str | Path] = [HOME / "bin" / "glance-api", "--config-file", home / "glance-api.conf"]
             if region == "full":
-                mount = f'mount -t tmpfs -o size={full} tmpfs "$1" && shift && exec "$@"'
-                argv = ["unshare", "-rm", "sh", "-c", mount, "sh", home / "images", *argv]
-            stack.enter_context(_running(home, "glance", argv, url))
+                mount = "mount -t tmpfs -o size={} tmpfs {}"
+                mounts = f"{mount.format(full, 'images')} && {mount.format(2 * full, 'staging')}"
+                argv = ["unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh", *argv]
+            server = stack.enter_context(running(argv, home / "glance.log", _environment(home)))
+            (home / "pid").write_text(str(server.pid))
+            starting.append(workers.submit(_wait, url, server, home / "glance.log"))
+        for started in starting:
+            started.result()
         yield cloud
+
+
+@contextmanager
+def short_lived(cloud: Cloud, seconds: int) -> Iterator[str]:
+    """A second Keystone of the same cloud, until the block is done, whose tokens live so long: its URL, with /v3."""
+    port = free_port()
+    folder = cloud.folder / f"keystone-{port}"
+    folder.mkdir()
+    told = (cloud.folder / "keystone.conf").read_text()
+    (folder / "keystone.conf").write_text(f"{told}[token]\nexpiration = {seconds}\n")
+    with _keystone(folder, port):
+        yield f"http://127.0.0.1:{port}/v3"
+
+
+@contextmanager
+def _keystone(folder: Path, port: int) -> Iterator[None]:
+    """A Keystone of the keystone.conf in a folder."""
+    own = {"OS_KEYSTONE_CONFIG_FILES": str(folder / "keystone.conf"), "OS_KEYSTONE_CONFIG_DIR": str(folder)}
+    log = folder / "keystone.log"
+    with running([HOME / "bin" / "python", "-c", _KEYSTONE, str(port)], log, _environment(folder, own)) as server:
+        _wait(f"http://127.0.0.1:{port}/v3", server, log)
+        yield
+
+
+def _environment(folder: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return {"PATH": path, "HOME": str(folder), "PYTHONWARNINGS": "ignore", **(more or {})}
 
 
 def _configure_keystone(folder: Path, url: str) -> None:
@@ -158,7 +199,9 @@ def _configure_keystone(folder: Path, url: str) -> None:
     (folder / "keystone.conf").write_text(
         f"[database]\nconnection = sqlite:///{folder}/keystone.db\n"
         f"[fernet_tokens]\nkey_repository = {folder}/fernet\n[fernet_receipts]\nkey_repository = {folder}/fernet\n"
-        f"[credential]\nkey_repository = {folder}/credential\n[cache]\nenabled = false\n"
+        f"[credential]\nkey_repository = {folder}/credential\n"
+        # Without it, a look at a token takes half a thousand queries, and half a second.
+        "[cache]\nenabled = true\nbackend = oslo_cache.dict\n"
         "[identity]\npassword_hash_rounds = 4\n"
     )
     for repository in ("fernet", "credential"):
@@ -199,13 +242,16 @@ def _configure_glance(home: Path, port: int, keystone: str, cloud: Cloud) -> Pat
         # The servers of the tests fetch from the servers of the tests.
         "[import_filtering_opts]\nallowed_ports =\ndisallowed_hosts =\n"
     )
-    empty = home.parent / "glance.db"
-    if not empty.exists():
-        _tool(home, "glance-manage", "--config-file", home / "glance-api.conf", "db_sync")
-        _unlocked(home / "glance.db")
-        shutil.copy(home / "glance.db", empty)
-    shutil.copy(empty, home / "glance.db")
+    shutil.copy(home.parent / "glance.db", home / "glance.db")
     return home
+
+
+def _empty_database(folder: Path) -> None:
+    """A Glance's database, glance.db, for each region to copy."""
+    conf = folder / "glance-manage.conf"
+    conf.write_text(f"[database]\nconnection = sqlite:///{folder}/glance.db\n")
+    _tool(folder, "glance-manage", "--config-file", conf, "db_sync")
+    _unlocked(folder / "glance.db")
 
 
 def _unlocked(database: Path) -> None:
@@ -226,9 +272,10 @@ def _populated(empty: Cloud) -> Cloud:
         (role,) = empty.call("GET", f"{v3}/roles?name={query['name']}", token=token)["roles"]
         return str(role["id"])
 
-    make("region", id="full")
     image = make("service", name="glance", type="image")
-    for region, url in empty.glance.items():
+    make("region", id="full")
+    make("region", id="gone")
+    for region, url in {**empty.glance, "gone": f"http://127.0.0.1:{free_port()}"}.items():
         make("endpoint", service_id=image, interface="public", url=url, region_id=region)
     project = make("project", name="appliances", domain_id="default")
     user = make("user", name="publisher", password=SECRET, domain_id="default")
@@ -264,37 +311,6 @@ def _token(keystone: str, user: str, project: str) -> str:
 def _tool(folder: Path, name: str, *words: str | Path) -> None:
     done = subprocess.run([HOME / "bin" / name, *words], cwd=folder, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, (name, done.stdout[-1000:], done.stderr[-3000:])
-
-
-@contextmanager
-def _running(
-    folder: Path, name: str, argv: list[Any], url: str, environment: Mapping[str, str] | None = None
-) -> Iterator[None]:
-    """A server, from its first answer to the end of the block; its words are in NAME.log."""
-    log = folder / f"{name}.log"
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    with log.open("wb") as said:
-        server = subprocess.Popen(
-            argv,
-            env={"PATH": path, "HOME": str(folder), "PYTHONWARNINGS": "ignore", **(environment or {})},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - only prctl and _exit run there
-        )
-        try:
-            _wait(url, server, log)
-            yield
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait(20)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pika.exceptions
 import pytest
 
 from tests.integration.guests import free_port
+from tests.servers import running
 
 HOME = Path("/usr/lib/rabbitmq/bin")
 """The scripts themselves: those on PATH insist on the user rabbitmq."""
@@ -70,23 +70,14 @@ def rabbitmq(folder: Path, password: str = "roboconf") -> Iterator[Broker]:
     (folder / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = 127.0.0.1:{port}\ndefault_user = roboconf\ndefault_pass = {_FIRST}\n"
     )
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [str(HOME / "rabbitmq-server")], env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder
-        )
-        try:
+    try:
+        with running([HOME / "rabbitmq-server"], folder / "server.log", environment, 30) as server:
             broker = Broker(port, "roboconf", password, environment)
             _wait(broker, server, folder)
             broker.ctl("change_password", "roboconf", password)  # the file has no quotes for one
             yield broker
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-            subprocess.run(["epmd", "-kill"], env=environment, check=False, capture_output=True, timeout=30)
+    finally:
+        subprocess.run(["epmd", "-kill"], env=environment, check=False, capture_output=True, timeout=30)
 
 
 def _wait(broker: Broker, server: subprocess.Popen[bytes], folder: Path) -> None:

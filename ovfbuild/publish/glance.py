@@ -54,8 +54,18 @@ class Glance:
 
     def _endpoint(self) -> str | None:
         """Where Glance is; the first look at `image` asks the catalogue and Glance itself."""
-        found: str | None = self._connection.image.get_endpoint()
+        try:
+            found: str | None = self._connection.image.get_endpoint()
+        except SDKException:
+            self._knock()
+            raise
         return found
+
+    def _knock(self) -> None:
+        """Raises why Glance can't be reached: openstacksdk only says that it found no version of it."""
+        image = self._connection.config.get_session_client("image")
+        if url := image.get_endpoint(skip_discovery=True):
+            image.session.get(url, authenticated=False, raise_exc=False, connect_retries=0, timeout=self._timeout)
 
     def images(self, **filters: str) -> Iterator[Image]:
         """Those that match, the hidden and the unfinished too."""

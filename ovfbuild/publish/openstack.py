@@ -36,8 +36,8 @@ from ovfbuild.publish.meter import Meter, Metered
 from ovfbuild.spec.targets import OpenStackTarget
 from ovfbuild.tries import TryAgain
 
-_BETWEEN = 1.0
-"""Seconds between two looks at an import."""
+_FIRST_LOOK, _LATER_LOOKS = 0.1, 5.0
+"""Seconds between two looks at an import: the first, and those that a large one comes to."""
 _IMPORT_SECONDS = 4 * 3600.0
 _SECRETS = ("password", "application_credential_secret", "token", "passcode")
 
@@ -244,7 +244,7 @@ class _Images:
 
     def _active(self, number: str) -> Image:
         """The image once Glance has all of it."""
-        until = time.monotonic() + _IMPORT_SECONDS
+        until, wait = time.monotonic() + _IMPORT_SECONDS, _FIRST_LOOK
         while time.monotonic() < until:
             image = self._glance.image(number)
             if image is None:
@@ -255,9 +255,10 @@ class _Images:
             if failed or image["status"] not in ("uploading", "importing", "saving"):
                 why = self._glance.failures(number) or f"it is {image['status']}"
                 what = f"{self._glance.host} took the disk and made no image of it: {why}"
-                raise PublishError(what, "its administrator's log says more")
+                raise PublishError(what, "its store may be full; its administrator's log says more")
             self._around.progress.line(f"the cloud is at it: {image['status']}")
-            time.sleep(_BETWEEN)
+            time.sleep(wait)
+            wait = min(wait * 1.5, _LATER_LOOKS)
         raise PublishError(f"{self._glance.host}: image {number} is not done after hours", "ask its administrator")
 
     def _compare(self, image: Image, disk: PackedDisk, content: Content) -> None:

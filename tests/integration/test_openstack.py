@@ -55,7 +55,7 @@ class User:
 
     def login(self, **words: Any) -> None:
         """clouds.yaml, with the cloud `lab`."""
-        table = {"clouds": {"lab": {"regions": ["one", "full"], "identity_api_version": 3, **words}}}
+        table = {"clouds": {"lab": {"regions": ["one", "full", "gone"], "identity_api_version": 3, **words}}}
         (self.folder / "clouds.yaml").write_text(yaml.safe_dump(table))
 
     def through(self, proxy: Proxy) -> None:
@@ -92,8 +92,8 @@ class User:
         """The exit code, stdout and stderr, in which there is no secret."""
         with self.start(*words) as child:
             out, said = child.communicate(timeout=500)
-        secrets = {openstack.SECRET, openstack.SECRET.replace(" ", "%20"), "canary-9f31"}
-        assert not [secret for secret in secrets if secret in out + said]
+        secrets = {openstack.SECRET, openstack.SECRET.replace(" ", "%20"), "canary-9f31", "gAAAA"}
+        assert not [secret for secret in secrets if secret in out + said], "no password, and no token of Keystone's"
         return child.returncode, out, said
 
     def publish(self, package: Path, *words: str) -> dict[str, Any]:
@@ -124,11 +124,16 @@ class User:
             dead.set()
 
     def refused(self, package: Path, *words: str, left: int = 0, region: str = "one") -> str:
-        """What is said when it must not succeed; so many images are there afterwards, all of them whole."""
+        """What is said when it must not succeed; so many images are there afterwards, all of them whole, and no file of
+        any other."""
         code, out, said = self.run("publish", package, "--to", "lab", *words)
         assert (code, out) == (7, ""), said
         images = self.cloud.images(region)
         assert [image["status"] for image in images] == ["active"] * left, said
+        until = time.monotonic() + 20  # Glance may still be at what broke off
+        while (files := self.cloud.files(region)) != sorted(image["id"] for image in images):
+            assert time.monotonic() < until, files
+            time.sleep(0.1)
         return said
 
 
@@ -433,9 +438,17 @@ def test_several_disks_are_replaced_and_retired_together(user: User, cloud: open
 
 
 @pytest.mark.fault("server down")
-def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
-    user.login(auth={**cloud.auth(), "auth_url": f"http://127.0.0.1:{free_port()}/v3"})
-    assert "can't be reached" in user.refused(ova(tmp_path / "a.ova"))
+@pytest.mark.parametrize("who", ["keystone", "glance", "glance of the catalogue"])
+def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path, who: str) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    if who == "keystone":
+        user.login(auth={**cloud.auth(), "auth_url": f"{nobody}/v3"})
+    elif who == "glance":
+        user.login(auth=cloud.auth(), image_endpoint_override=nobody)
+    else:
+        user.target(region="gone")
+    said = user.refused(ova(tmp_path / "a.ova"))
+    assert "can't be reached" in said and "trying again" in said
 
 
 @pytest.mark.fault("wrong password")
@@ -452,22 +465,38 @@ def test_what_a_member_may_not_is_refused_before_it_is_sent(user: User, tmp_path
 
 
 @pytest.mark.fault("quota")
-def test_a_quota(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
-    user.target(region="full")
-    limit = cloud.limit("image_count_total", 0)
+@pytest.mark.parametrize(
+    ("resource", "limit", "words"),
+    [
+        ("image_count_total", 0, ("413", "image_count_total")),
+        ("image_size_total", 1, ("has 1 MB free",)),  # before a byte is sent
+    ],
+)
+def test_a_quota(
+    user: User, cloud: openstack.Cloud, tmp_path: Path, resource: str, limit: int, words: tuple[str, ...]
+) -> None:
+    user.target(region="full", upload="import")
+    limited = cloud.limit(resource, limit)
     try:
-        said = user.refused(ova(tmp_path / "a.ova"), region="full")
+        said = user.refused(ova(tmp_path / "a.ova", size=2 * MIB), region="full")
     finally:
-        cloud.call("DELETE", limit)
-    assert "413" in said and "image_count_total" in said
+        cloud.call("DELETE", limited)
+    assert not [word for word in words if word not in said], said
 
 
 @pytest.mark.fault("full disk")
-@pytest.mark.parametrize("upload", ["direct"])
-def test_a_full_disk(user: User, tmp_path: Path, upload: str) -> None:
+@pytest.mark.parametrize(
+    ("upload", "size", "words"),
+    [
+        ("direct", 8 * MIB, ("413", "media is full")),
+        ("import", 8 * MIB, ("413", "media is full")),  # where it is staged
+        ("import", 4 * MIB, ("made no image of it", "store may be full")),  # where it is stored
+    ],
+)
+def test_a_full_disk(user: User, tmp_path: Path, upload: str, size: int, words: tuple[str, ...]) -> None:
     user.target(region="full", upload=upload)
-    said = user.refused(ova(tmp_path / "a.ova", size=8 * MIB), region="full")
-    assert "413" in said and "media is full" in said
+    said = user.refused(ova(tmp_path / "a.ova", size=size), region="full")
+    assert not [word for word in words if word not in said], said
 
 
 @pytest.mark.fault("connection cut at half")
@@ -491,9 +520,11 @@ def test_a_server_that_fails_in_the_middle(user: User, cloud: openstack.Cloud, t
     with proxy(cloud.glance["one"]) as between:
         user.through(between)
         between.when(b"PUT ", MIB, lambda head: sorry)
-        user.publish(ova(tmp_path / "a.ova", size=4 * MIB))
-        between.when(b"POST /v2/images ", 0, lambda head: sorry, times=9)
-        assert "500" in user.refused(ova(tmp_path / "b.ova", "1.1"), left=1)
+        assert "trying again" in user.publish(ova(tmp_path / "a.ova", size=4 * MIB))["said"]
+        for words, after in ((b"PUT ", 2 * MIB), (b"POST /v2/images ", 0), (b"PATCH ", 0)):
+            between.when(words, after, lambda head: sorry, times=9)
+            assert "500" in user.refused(ova(tmp_path / "b.ova", "1.1", 4 * MIB), left=1)
+            between.faults.clear()
 
 
 @pytest.mark.fault("token expired")
@@ -517,19 +548,39 @@ def test_a_token_that_is_taken_back(user: User, cloud: openstack.Cloud, tmp_path
     assert [image["ovfbuild_state"] for image in cloud.images("full")] == ["whole"]
 
 
+@pytest.mark.fault("token expired")
+@pytest.mark.parametrize("upload", ["direct", "import"])
+def test_tokens_that_live_for_less_than_the_upload(
+    user: User, cloud: openstack.Cloud, tmp_path: Path, upload: str
+) -> None:
+    seconds = 6
+    user.target(upload=upload)
+    with openstack.short_lived(cloud, seconds) as keystone, proxy(cloud.glance["one"]) as between:
+        user.login(auth={**cloud.auth(), "auth_url": keystone}, image_endpoint_override=between.url)
+        between.when(b"PUT ", 2 * MIB, lambda head: time.sleep(seconds + 2))
+        said = user.publish(ova(tmp_path / "a.ova", size=4 * MIB))["said"]
+        tokens = {head.lower().partition(b"x-auth-token: ")[2].partition(b"\r\n")[0] for head in between.heads}
+    assert len(tokens - {b""}) > 2 and "trying again" not in said
+    assert [image["ovfbuild_state"] for image in cloud.images()] == ["whole"]
+
+
 @pytest.mark.fault("slow server")
 def test_a_server_that_says_nothing(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
-    user.target(timeout="10 s")
+    user.target(timeout="5 s")
+    over = threading.Event()
 
-    def sleep(head: bytes) -> bytes:
-        time.sleep(20)
+    def silence(head: bytes) -> bytes:
+        over.wait(60)
         return b""
 
     with proxy(cloud.glance["one"]) as between:
         user.through(between)
-        between.when(b"PUT ", 0, sleep)
-        assert "timed out" in user.publish(ova(tmp_path / "a.ova"))["said"]
-    assert len(cloud.images()) == 1
+        between.when(b"PUT ", 2 * MIB, silence)
+        assert "timed out" in user.publish(ova(tmp_path / "a.ova", size=4 * MIB))["said"]
+        assert len(cloud.images()) == 1
+        between.when(b"PUT ", 2 * MIB, silence, times=9)
+        assert "timed out" in user.refused(ova(tmp_path / "b.ova", "1.1", 4 * MIB), left=1)
+        over.set()
 
 
 @pytest.mark.fault("certificate wrong")
@@ -539,6 +590,9 @@ def test_a_certificate_that_nobody_trusts(user: User, cloud: openstack.Cloud, tm
         auth = {**cloud.auth(), "auth_url": f"{between.url}/v3"}
         user.login(auth=auth)
         assert "no certificate that is trusted here" in user.refused(package)
+        with proxy(cloud.glance["one"], tls) as image:
+            user.login(auth=cloud.auth(), image_endpoint_override=image.url)
+            assert "no certificate that is trusted here" in user.refused(package)
         user.login(auth=auth, cacert=str(tls[0]))
         assert "believed" not in user.publish(package)["said"]
         user.login(auth=auth, verify=False)
@@ -546,12 +600,16 @@ def test_a_certificate_that_nobody_trusts(user: User, cloud: openstack.Cloud, tm
 
 
 @pytest.mark.fault("image of that name there already")
-def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
-    body = {"name": "a-1.0", "disk_format": "raw", "container_format": "bare"}
+@pytest.mark.parametrize("name", ["a-1.0", "a-1.0-disk3"])
+def test_somebody_elses_image_of_that_name(user: User, cloud: openstack.Cloud, tmp_path: Path, name: str) -> None:
+    body = {"name": name, "disk_format": "raw", "container_format": "bare"}
     theirs = cloud.call("POST", f"{cloud.glance['one']}/v2/images", body, token=cloud.token())["id"]
-    code, _, said = user.run("publish", ova(tmp_path / "a.ova"), "--to", "lab")
-    assert code == 7 and theirs in said
+    url = f"{cloud.glance['one']}/v2/images/{theirs}/file"
+    cloud.call("PUT", url, "theirs", token=cloud.token(), Content_Type="application/octet-stream")
+    said = user.refused(ova_of_three(tmp_path / "a.ova"), left=1)
+    assert name in said and theirs in said
     assert [image["id"] for image in cloud.images()] == [theirs]
+    assert cloud.content(theirs) == b'"theirs"'
 
 
 @pytest.mark.fault("process killed at half")
