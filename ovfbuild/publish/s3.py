@@ -4,6 +4,10 @@ A large file goes up in parts (Amazon S3 User Guide, Multipart upload): nobody s
 and what a killed run left is listed by the server, so the next one goes on after the last part that came. Each part is
 sent with its MD5, which the server compares; the whole has the MD5 of the parts' MD5s as its ETag, everywhere but
 where the store encrypts with keys of its own, and is then compared by size.
+
+Several parts are on their way at once, each on a connection of its own: one alone waits for the line's latency at its
+begin and its end, and gets one connection's share of the rate. What is read of the file, and told to the meter, stays
+in one thread and in order.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import base64
 import hashlib
 import re
 import secrets as tokens
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import closing, contextmanager
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -30,8 +36,9 @@ from ovfbuild.spec.targets import S3Target
 from ovfbuild.tries import TryAgain
 from ovfbuild.vm.fetch import distrusted, reason
 
+_T = TypeVar("_T")
 _SMALLEST_PART = 16 << 20
-"""Bytes; what an upload needs of memory is two of them."""
+"""Bytes; what an upload needs of memory is those that are on their way, and one."""
 _MOST_PARTS = 9000
 """S3 takes 10 000."""
 _PASSING = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "NoSuchUpload"}
@@ -68,12 +75,16 @@ class _Bucket:
         self._target = target
         self._around = around
         self._client: Any = None
+        self._connecting = threading.Lock()
+        """A client is for all threads, but made and closed by one."""
         self._prefix = f"{target.prefix.strip('/')}/" if target.prefix.strip("/") else ""
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        """Connections on which something is on its way end when it has arrived."""
+        with self._connecting:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def url(self, path: str) -> str:
         target = self._target
@@ -101,19 +112,25 @@ class _Bucket:
         begun = next(reversed(self._begun(piece.path)), None)
         number = begun or self._call("create_multipart_upload", piece.path, ContentType=piece.media_type)["UploadId"]
         there = self._parts(piece.path, number) if begun else {}
+
+        def send(at: int, octets: bytes) -> tuple[int, int, str]:
+            digest, encoded = _md5(octets)
+            tag = f'"{digest}"'
+            if there.get(at) != digest:
+                named: dict[str, Any] = {"UploadId": number, "PartNumber": at}
+                tag = self._call("upload_part", piece.path, **named, Body=octets, ContentMD5=encoded)["ETag"]
+            return at, len(octets), tag
+
         done: list[dict[str, Any]] = []
         with piece.source.open("rb") as stream:
-            for at, octets in enumerate(_cut(stream, piece.size, size), 1):
-                whole.update(octets)
-                digest, encoded = _md5(octets)
-                tag = f'"{digest}"'
-                if there.get(at) != digest:
-                    named: dict[str, Any] = {"UploadId": number, "PartNumber": at}
-                    tag = self._call("upload_part", piece.path, **named, Body=octets, ContentMD5=encoded)["ETag"]
-                meter.add(len(octets))
-                done.append({"PartNumber": at, "ETag": tag})
+            parts = enumerate(_hashed(_cut(stream, piece.size, size), whole), 1)
+            with closing(_side_by_side(send, parts, self._target.parallel)) as sent:  # nothing is on its way after it
+                for at, count, tag in sent:
+                    meter.add(count)
+                    done.append({"PartNumber": at, "ETag": tag})
         if whole.hexdigest() != piece.sha256:
             raise FileError(f"{piece.source} was changed while it was read", "let nothing write to it")
+        done.sort(key=lambda part: int(part["PartNumber"]))
         self._call("complete_multipart_upload", piece.path, UploadId=number, MultipartUpload={"Parts": done})
 
     def compare(self, piece: Piece) -> None:
@@ -171,33 +188,38 @@ class _Bucket:
 
     def _connected(self) -> Any:
         """The client, made again after a token was over, so that the new one is read."""
-        if self._client is None:
-            target = self._target
-            session = boto3.session.Session(profile_name=target.profile, region_name=target.region)
-            found = session.get_credentials()
-            if found is None:
-                raise UsageError(
-                    f"target {target.name}: boto3 finds no credentials",
-                    "write them where the AWS client has them (aws configure), and name the target's profile",
-                )
-            frozen = found.get_frozen_credentials()
-            for one in (frozen.secret_key, frozen.token):
-                self._around.secrets.keep(one or "")
-            self._client = session.client(
-                "s3",
-                endpoint_url=target.endpoint,
-                region_name=session.region_name or "us-east-1",
-                verify=False if target.insecure else (str(target.ca_file) if target.ca_file else None),
-                config=Config(
-                    connect_timeout=min(15, target.timeout),
-                    read_timeout=target.timeout,
-                    retries={"total_max_attempts": 1},  # delivery does it
-                    # Newer boto3s send CRCs in trailers, which stores other than AWS refuse; parts have their MD5.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
+        with self._connecting:
+            if self._client is None:
+                self._client = self._new_client()
+            return self._client
+
+    def _new_client(self) -> Any:
+        target = self._target
+        session = boto3.session.Session(profile_name=target.profile, region_name=target.region)
+        found = session.get_credentials()
+        if found is None:
+            raise UsageError(
+                f"target {target.name}: boto3 finds no credentials",
+                "write them where the AWS client has them (aws configure), and name the target's profile",
             )
-        return self._client
+        frozen = found.get_frozen_credentials()
+        for one in (frozen.secret_key, frozen.token):
+            self._around.secrets.keep(one or "")
+        return session.client(
+            "s3",
+            endpoint_url=target.endpoint,
+            region_name=session.region_name or "us-east-1",
+            verify=False if target.insecure else (str(target.ca_file) if target.ca_file else None),
+            config=Config(
+                connect_timeout=min(15, target.timeout),
+                read_timeout=target.timeout,
+                max_pool_connections=target.parallel,
+                retries={"total_max_attempts": 1},  # delivery does it
+                # Newer boto3s send CRCs in trailers, which stores other than AWS refuse; parts have their MD5.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
 
     def _call(self, name: str, path: str, *, missing_is_fine: bool = False, **more: Any) -> Any:
         """What the store answers; None for what is missing, where that is fine. Raises TryAgain, PublishError."""
@@ -243,6 +265,31 @@ def _cut(stream: BinaryIO, size: int, part: int) -> Iterator[bytes]:
     """A file in parts."""
     for _ in range(0, size, part):
         yield stream.read(part)
+
+
+def _hashed(parts: Iterator[bytes], running: Any) -> Iterator[bytes]:
+    """The same parts, each of which went into a hash."""
+    for octets in parts:
+        running.update(octets)
+        yield octets
+
+
+def _side_by_side(
+    step: Callable[[int, bytes], _T], parts: Iterator[tuple[int, bytes]], lanes: int
+) -> Generator[_T, None, None]:
+    """What a step returns for each part, as they are done; `lanes` are on their way, and one more is read.
+
+    The first that fails ends it: no other begins, and what is on its way is waited for, since a part that arrives
+    after its upload was aborted would stay (Amazon S3 API, AbortMultipartUpload).
+    """
+    with ThreadPoolExecutor(lanes) as pool:
+        running: set[Future[_T]] = set()
+        for at, octets in parts:
+            if len(running) == lanes:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (one.result() for one in done)
+            running.add(pool.submit(step, at, octets))
+        yield from (one.result() for one in as_completed(running))
 
 
 def _md5(octets: bytes) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class Shop:
     folder: Path
     heard: Heard
 
-    def publish(self, path: Path, how: How | None = None, prefix: str = "", **table: Any) -> Published:
+    def publish(
+        self, path: Path, how: How | None = None, prefix: str = "", name: str | None = None, **table: Any
+    ) -> Published:
         at = {"endpoint": f"http://127.0.0.1:{self.store.port}", "bucket": "appliances", "prefix": prefix, **table}
         aim = target(self.folder, name="store", kind="s3", **at)
         return Publisher(self.heard, patience=QUICK).publish(path, aim, how or How())
@@ -107,11 +110,63 @@ def test_replaced_and_old_versions_go(shop: Shop, package: Path, tmp_path: Path)
 def test_a_line_that_breaks_is_continued(shop: Shop, package: Path) -> None:
     with faults.line(shop.store.port) as line:
         line.faults = [faults.Fault(r"PUT .*partNumber=2", "cut", 2), faults.Fault(r"PUT .*partNumber=3", "503", 1)]
-        shop.publish(package, prefix="cut", endpoint=f"http://127.0.0.1:{line.port}")
+        shop.publish(package, prefix="cut", endpoint=f"http://127.0.0.1:{line.port}", parallel=1)
     parts = [one.partition("partNumber=")[2].partition("&")[0] for one in line.requests if "partNumber" in one]
     assert parts == ["1", "2", "2", "2", "3", "3"], "what arrived is not sent again"
     key = f"cut/a/{shop.store.catalogue('cut')['versions'][0]['ova']}"
     assert shop.store.body(key) == package.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of eight parts."""
+    return ova(tmp_path_factory.mktemp("large") / "a-1.0.ova", more=36)
+
+
+def numbers(line: faults.Line) -> list[int]:
+    """Of the parts that were sent."""
+    return [int(one.partition("partNumber=")[2].partition("&")[0]) for one in line.requests if "partNumber" in one]
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_so_many_parts_are_on_their_way_at_once(shop: Shop, large: Path, lanes: int) -> None:
+    """Each waits on its way for the others: with fewer they would wait in vain."""
+    meeting, lock, counts = threading.Barrier(lanes), threading.Lock(), [0, 0]
+
+    def meet() -> None:
+        with lock:
+            counts[0] += 1
+            counts[1] = max(counts)
+        meeting.wait(30)
+        time.sleep(0.1)
+        with lock:
+            counts[0] -= 1
+
+    with faults.line(shop.store.port) as line:
+        line.faults = [faults.Fault("PUT .*partNumber", "pass", seen=meet)]
+        prefix, endpoint = f"lanes{lanes}", f"http://127.0.0.1:{line.port}"
+        shop.publish(large, prefix=prefix, endpoint=endpoint, parallel=lanes)
+    assert sorted(numbers(line)) == [*range(1, 9)] and counts[1] == lanes
+    key = f"{prefix}/a/{shop.store.catalogue(prefix)['versions'][0]['ova']}"
+    assert shop.store.body(key) == large.read_bytes()
+
+
+@pytest.mark.parametrize("does", ["cut", "400:ExpiredToken", "503"])
+def test_a_part_that_fails_beside_others_is_the_only_one_sent_again(shop: Shop, large: Path, does: str) -> None:
+    with faults.line(shop.store.port) as line:
+        line.faults = [faults.Fault("PUT .*partNumber=3", does, 1)]
+        shop.publish(large, How(replace=True), prefix="beside", endpoint=f"http://127.0.0.1:{line.port}")
+    assert sorted(numbers(line)) == sorted([*range(1, 9), 3])
+    assert len(shop.store.keys("beside")) == 3 and shop.store.uploads("beside") == []
+
+
+def test_the_first_part_that_is_refused_ends_the_others(shop: Shop, large: Path) -> None:
+    """Those that were on their way arrive before the upload is aborted: else they would stay."""
+    with faults.line(shop.store.port) as line:
+        line.faults = [faults.Fault("PUT .*partNumber=[2-4]", "slow"), faults.Fault("PUT .*partNumber=1", "507")]
+        shop.refused(large, "upload_part: 507", prefix="ended", endpoint=f"http://127.0.0.1:{line.port}")
+    assert set(numbers(line)) <= {1, 2, 3, 4} and any(one.startswith("DELETE") for one in line.requests)
+    assert shop.store.keys("ended") == [] and shop.store.uploads("ended") == []
 
 
 PART_2, COMPLETE = "PUT .*partNumber=2", "POST .*uploadId"
@@ -188,7 +243,7 @@ def test_killed_at_half_and_continued_by_the_next(shop: Shop, package: Path, tmp
         config.parent.mkdir()
         config.write_text(
             '[[publish]]\nname="x"\nkind="s3"\nbucket="appliances"\nprefix="killed"\n'
-            f'endpoint="http://127.0.0.1:{line.port}"\n'
+            f'endpoint="http://127.0.0.1:{line.port}"\nparallel=1\n'
         )
         small = f"from ovfbuild.publish import s3; s3._SMALLEST_PART = {PART}"
         argv = ["publish", str(package), "--to", "x"]
@@ -202,7 +257,7 @@ def test_killed_at_half_and_continued_by_the_next(shop: Shop, package: Path, tmp
     assert shop.store.catalogue("killed")["versions"] == []
     assert len(shop.store.uploads("killed")) == 1
     with faults.line(shop.store.port) as line:
-        shop.publish(package, prefix="killed", endpoint=f"http://127.0.0.1:{line.port}")
+        shop.publish(package, prefix="killed", endpoint=f"http://127.0.0.1:{line.port}", parallel=1)
     parts = [one.partition("partNumber=")[2].partition("&")[0] for one in line.requests if "partNumber" in one]
     assert parts == ["2", "3"]
     assert shop.store.uploads("killed") == [] and len(shop.store.keys("killed")) == 3
