@@ -173,7 +173,8 @@ class CatalogueCloud:
             "checksums": self._store.url(f"{name}/{entry.checksums}"),
             "catalogue": self._store.url(f"{name}/{FILE_NAME}"),
         }
-        return Stored(name, entry.version, entry.sha256, whole, entry.made, ids, entry.ova, self._store.resumes)
+        resumable = self._store.resumes and not whole
+        return Stored(name, entry.version, entry.sha256, whole, entry.made, ids, entry.ova, resumable)
 
     def _load(self, name: str) -> _Catalogue:
         text = self._store.read(f"{name}/{FILE_NAME}")

@@ -87,7 +87,8 @@ def decide(found: Sequence[Stored], shipment: Shipment, how: How) -> Decision:
 
 def _begun(found: Sequence[Stored], shipment: Shipment, how: How) -> Stored | None:
     """What `send` can go on with: a part, or rather what was set aside, unless all is to be sent again."""
-    same = [one for one in found if one.resumable and one.digest == shipment.digest]
+    idle = [one for one in found if one.retired or not one.whole]  # what is in use is not written to
+    same = [one for one in idle if one.resumable and one.digest == shipment.digest]
     return max((one for one in same if not (one.retired and how.replace)), key=lambda one: one.retired, default=None)
 
 

@@ -104,6 +104,15 @@ def test_replace_sends_again_and_then_removes(cargo: Shipment) -> None:
     assert cloud.did.index("retire") > len(cloud.did) - 1 - cloud.did[::-1].index("finish")
 
 
+def test_what_is_in_use_is_replaced_and_never_written_to(cargo: Shipment) -> None:
+    """Even if a cloud calls it resumable: sent over it, and then removed as the old one, nothing would be left."""
+    cloud = Cloudlet()
+    cloud.resumable = True
+    first, again = deliver(cloud, cargo, How(), Silent()), deliver(cloud, cargo, How(replace=True), Silent())
+    assert again.stored != first.stored and again.removed == (first.stored,) and cloud.things == [again.stored]
+    assert "resume" not in cloud.did
+
+
 def test_another_content_of_the_same_version_is_refused(cargo: Shipment) -> None:
     cloud = Cloudlet()
     cloud.things = [stored()]
