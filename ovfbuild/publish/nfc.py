@@ -10,7 +10,7 @@ import hashlib
 import http.client
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ class Errand:
 
 @dataclass(frozen=True)
 class Sending:
-    """How a host is connected to; `timeout` in seconds. `ask` raises what ended the lease meanwhile."""
+    """How a host is connected to; `timeout` in seconds. `ask` raises what ended the lease, if anything did."""
 
     tls: Callable[[], ssl.SSLContext]
     timeout: float
@@ -109,10 +109,13 @@ def _request(errand: Errand, body: Iterator[bytes], how: Sending) -> tuple[int, 
         connection.request(
             "PUT" if errand.create else "POST", parts._replace(scheme="", netloc="").geturl(), body, headers
         )
-        how.ask()
         answer = connection.getresponse()
         answer.read(1 << 16)
+        how.ask()
         return answer.status, answer.reason
+    except (OSError, http.client.HTTPException):
+        how.ask()  # what ended the lease says more than a line that broke
+        raise
     finally:
         connection.close()
 
@@ -127,13 +130,21 @@ def _pin(connection: http.client.HTTPSConnection, errand: Errand) -> None:
         raise PublishError(f"{host} shows another certificate than the vCenter says", "is somebody on the way?")
 
 
-def kept_alive(lease: Any, meter: Meter) -> AbstractContextManager[Callable[[], None]]:
-    """Tells the lease how far the upload is, until the block ends; see `heartbeat.beating`."""
+@contextmanager
+def kept_alive(lease: Any, meter: Meter) -> Iterator[Callable[[], None]]:
+    """Tells the lease how far the upload is, until the block ends; yields what raises the fault that ended it."""
 
     def say() -> None:
         lease.HttpNfcLeaseProgress(min(99, 100 * meter.at // max(meter.total, 1)))
 
-    return beating(say, ends=(vmodl.MethodFault,), passes=(OSError, http.client.HTTPException))
+    with beating(say, ends=(vmodl.MethodFault,), passes=(OSError, http.client.HTTPException)) as alive:
+
+        def ask() -> None:
+            alive()
+            if lease.state == "error":
+                raise lease.error
+
+        yield ask
 
 
 def abort(lease: Any) -> None:

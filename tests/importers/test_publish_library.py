@@ -17,7 +17,7 @@ from ovfbuild import pipeline
 from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
-from ovfbuild.publish import clouds
+from ovfbuild.publish import clouds, heartbeat
 from ovfbuild.publish.cloud import Cloud, Surroundings
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
@@ -329,6 +329,20 @@ def test_a_slow_server_is_waited_for(vcsim: Path, tmp_path: Path, certificate: t
         heard = Heard()
         lab.publish(ova, heard=heard)
         assert "trying again" not in heard.text
+        assert nothing_is_left(shelf, "hello-1.0.0")
+
+
+def test_an_update_session_that_ends_meanwhile(
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept alive; a word that is lost is no harm, an end is."""
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.05)
+    word = f"POST {ITEM}/update-session/id:.*keep-alive"
+    options = faults(f"{UPLOAD} slow 0", f"{word} 503 0", f"{word} 404 0", f"{UPLOAD} slow 0", f"{word} 503 0")
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        heard = Heard()
+        lab.publish(ova, heard=heard)
+        assert heard.text.count("what was there a moment ago is gone; trying again") == 1
         assert nothing_is_left(shelf, "hello-1.0.0")
 
 

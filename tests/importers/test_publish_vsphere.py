@@ -15,12 +15,13 @@ import pytest
 from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
-from ovfbuild.publish import clouds
+from ovfbuild.publish import clouds, heartbeat
 from ovfbuild.publish.cloud import Surroundings
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
 from ovfbuild.publishing import Publisher
 from ovfbuild.tries import Patience, TryAgain
+from tests import faulty
 from tests.importers import vsphere
 from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, disk_of, faults, laboratory, packed
 from tests.unit.publish.kit import Heard
@@ -274,6 +275,16 @@ def test_a_datastore_that_is_full(method: str, run: Run, ova: Path) -> None:
         assert lab.machines() == {}
 
 
+@pytest.mark.fault("full disk")
+def test_a_datastore_that_is_full_in_the_middle(run: Run, ova: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease says so when it is told of the progress."""
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.05)
+    options = ("-refuse", "HttpNfcLeaseProgress NoDiskSpace LocalDS_0 1", *faults("POST /nfc/ slow 0"))
+    with run(*options) as lab:
+        assert lab.fails(ova).hint == "make room on the datastore"
+        assert lab.machines() == {}
+
+
 def test_a_datastore_with_too_little_room(run: Run, ova: Path) -> None:
     with run("-room", "100000") as lab:
         assert "has 0 MB free, and hello-1.0.0-vsphere.ova needs" in lab.fails(ova).message
@@ -315,3 +326,20 @@ def test_a_session_that_ends_in_the_middle(options: Sequence[str], run: Run, ova
         assert "trying again" in heard.text
         assert list(lab.machines()) == ["hello-1.0.0"]
         assert digest(lab.sent[-1]) == disk_of(ova)
+
+
+def test_a_host_that_has_a_certificate_of_its_own(
+    run: Run, ova: Path, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The vCenter vouches for it by its thumbprint; what shows another one is sent nothing."""
+    pem, key = faulty.certificate(tmp_path)
+    host = ("-host-cert", str(pem), "-host-key", str(key))
+    with run(*host) as lab:
+        lab.publish(ova)
+        assert [digest(one) for one in lab.sent] == [disk_of(ova)]
+    (tmp_path / "lab").rename(tmp_path / "first")
+    with run(*host, "-thumbprint", ":".join(["A0"] * 20)) as lab:
+        error = lab.fails(ova)
+        assert "shows another certificate than the vCenter says" in error.message
+        assert lab.sent == []
+        assert lab.machines() == {}

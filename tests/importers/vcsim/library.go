@@ -63,7 +63,7 @@ func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(at, nfc) && r.Method != http.MethodPut && r.Method != http.MethodPost:
 		http.Error(w, "uploads only", http.StatusMethodNotAllowed)
 	case strings.HasPrefix(at, nfc):
-		u.received(w, r, path.Base(path.Dir(at)))
+		u.disk(w, r)
 	case strings.HasPrefix(at, data) && r.Method == http.MethodPut:
 		u.file(w, r)
 	case at == sessions && r.Method == http.MethodPost:
@@ -77,9 +77,8 @@ func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// received reads all of a body before anyone else does: the simulator holds its lock while it reads. What is returned
-// are the bytes' number and their digests, none where the connection broke.
-func (u *uploads) received(w http.ResponseWriter, r *http.Request, folder string) (int64, map[string]string) {
+// kept is the file that what is sent to a path goes into, as well.
+func (u *uploads) kept(r *http.Request, folder string) *os.File {
 	where := u.folder
 	if where == "" {
 		where = os.TempDir()
@@ -88,9 +87,36 @@ func (u *uploads) received(w http.ResponseWriter, r *http.Request, folder string
 	must(os.MkdirAll(where, 0o755))
 	file, err := os.Create(filepath.Join(where, path.Base(r.URL.Path)))
 	must(err)
+	return file
+}
+
+// disk goes on to the simulator as it comes.
+func (u *uploads) disk(w http.ResponseWriter, r *http.Request) {
+	file := u.kept(r, path.Base(path.Dir(r.URL.Path)))
 	defer file.Close()
-	running := map[string]hash.Hash{"SHA1": sha1.New(), "SHA256": sha256.New(), "SHA512": sha512.New()}
-	size, err := io.Copy(io.MultiWriter(file, running["SHA1"], running["SHA256"], running["SHA512"]), r.Body)
+	r.Body = io.NopCloser(io.TeeReader(r.Body, file))
+	u.next.ServeHTTP(w, r)
+}
+
+// file takes a file of an item, all of it before the simulator does, which holds its lock while it reads. One that is not
+// what was announced fails the session, as vCenter has it.
+func (u *uploads) file(w http.ResponseWriter, r *http.Request) {
+	u.mutex.Lock()
+	one := u.files[r.URL.Path]
+	u.mutex.Unlock()
+	file := u.kept(r, one.item)
+	defer file.Close()
+	running := map[string]hash.Hash{"SHA256": sha256.New()}
+	if one.Sum != nil && one.Sum.Algorithm == "SHA1" {
+		running["SHA1"] = sha1.New()
+	} else if one.Sum != nil && one.Sum.Algorithm == "SHA512" {
+		running["SHA512"] = sha512.New()
+	}
+	into := []io.Writer{file}
+	for _, sum := range running {
+		into = append(into, sum)
+	}
+	size, err := io.Copy(io.MultiWriter(into...), r.Body)
 	if err != nil {
 		log.Printf("%s: broke off after %d bytes", r.URL.Path, size)
 		panic(http.ErrAbortHandler)
@@ -98,33 +124,21 @@ func (u *uploads) received(w http.ResponseWriter, r *http.Request, folder string
 	_, err = file.Seek(0, io.SeekStart)
 	must(err)
 	r.Body = io.NopCloser(file)
-	u.next.ServeHTTP(w, r)
-	digests := map[string]string{}
-	for name, one := range running {
-		digests[name] = hex.EncodeToString(one.Sum(nil))
-	}
-	return size, digests
-}
-
-// file takes a file of an item; one that is not what was announced fails the session, as vCenter has it.
-func (u *uploads) file(w http.ResponseWriter, r *http.Request) {
-	u.mutex.Lock()
-	one := u.files[r.URL.Path]
-	u.mutex.Unlock()
 	said := &answer{ResponseWriter: w}
 	defer said.send()
-	size, digests := u.received(said, r, one.item)
+	u.next.ServeHTTP(said, r)
 	if said.status != 0 && said.status != http.StatusOK {
 		return
 	}
-	if (one.Size != 0 && size != one.Size) || (one.Sum != nil && digests[one.Sum.Algorithm] != one.Sum.Checksum) {
+	digest := func(name string) string { return hex.EncodeToString(running[name].Sum(nil)) }
+	if (one.Size != 0 && size != one.Size) || (one.Sum != nil && digest(one.Sum.Algorithm) != one.Sum.Checksum) {
 		log.Printf("%s is not what was announced", one.Name)
 		failed, _ := http.NewRequest(http.MethodPost, sessions+"/id:"+one.session+"?~action=fail", nil)
 		failed.Header = r.Header
 		u.next.ServeHTTP(&answer{ResponseWriter: discard{}}, failed)
 	}
 	u.mutex.Lock()
-	u.sums[one.item+"/"+one.Name] = digests["SHA256"]
+	u.sums[one.item+"/"+one.Name] = digest("SHA256")
 	u.mutex.Unlock()
 }
 

@@ -7,6 +7,7 @@
 //     the simulator's CreateImportSpec refuses ResourceType 20 and 21.
 //   - A content library compares what it was sent with the size and the checksum that were announced, and tells a
 //     checksum of its files, as vCenter does (library.go).
+//   - Disks can be taken by a host of its own port and certificate (-host-cert), whose thumbprint the lease tells (host.go).
 //   - A request can fail (-fault) as networks and servers fail, once for each such option (faults.go); a method of SOAP
 //     can answer a fault of vSphere's (-refuse), by the simulator's own injection.
 //
@@ -46,6 +47,12 @@ func must(err error) {
 	}
 }
 
+func pair(cert, key string) tls.Certificate {
+	found, err := tls.LoadX509KeyPair(cert, key)
+	must(err)
+	return found
+}
+
 func main() {
 	var faults faults
 	var refusals refusals
@@ -74,9 +81,7 @@ func main() {
 
 	config := new(tls.Config)
 	if *cert != "" {
-		pair, err := tls.LoadX509KeyPair(*cert, *key)
-		must(err)
-		config.Certificates = []tls.Certificate{pair}
+		config.Certificates = []tls.Certificate{pair(*cert, *key)}
 	}
 	model.Service.TLS = config
 	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(*user, *password)}
@@ -85,8 +90,11 @@ func main() {
 	defer server.Close()
 	closing := make(chan struct{})
 	defer close(closing) // before server.Close, which waits for the requests that are under way
-	handler := server.Config.Handler
-	server.Config.Handler = faults.before(newUploads(*keep, handler), closing)
+	handler := faults.before(newUploads(*keep, server.Config.Handler), closing)
+	if *hostCert != "" {
+		handler = withHost(handler, server.URL.Host)
+	}
+	server.Config.Handler = handler
 	must(json.NewEncoder(os.Stdout).Encode(map[string]string{"host": server.URL.Hostname(), "port": server.URL.Port()}))
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
