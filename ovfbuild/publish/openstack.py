@@ -230,17 +230,14 @@ class _Images:
         others = [disk for disk in disks if disk is not boot]
         if not others:
             return {}
-        images = [ids[f"disk{disk.number}"] for disk in others if disk.member]
+        images = " ".join(ids[f"disk{disk.number}"] for disk in others if disk.member)
         for disk in others:
             if disk.member is None:
-                said = f"disk {disk.number} is empty and needs no image: a volume of {disk.gibibytes} GiB is made"
-                self._around.progress.note(f"{said} with each machine")
+                said = f"disk {disk.number} is empty and needs no image: each machine has a volume of its own for it"
+                self._around.progress.note(f"{said}, {disk.gibibytes} GiB")
         volumes = [nova.Volume(ids.get(f"disk{disk.number}"), disk.gibibytes) for disk in others]
-        return {"ovfbuild_other_images": " ".join(images), **nova.block_devices(volumes), **self._own_devices()}
-
-    def _own_devices(self) -> dict[str, str]:
-        """What the target's image_properties have in the place of ours."""
-        return {key: word for key, word in self._target.image_properties.items() if key == "block_device_mapping"}
+        told = nova.block_devices(volumes) if self._target.block_device_mapping else {}
+        return {"ovfbuild_other_images": images, **told}
 
     def _active(self, number: str) -> Image:
         """The image once Glance has all of it."""

@@ -138,6 +138,8 @@ class OpenStackTarget(Target):
     """Image properties, beside and instead of those that the package comes to."""
     upload: Literal["auto", "import", "direct"] = "auto"
     """import: staged, then taken in by the cloud's own import (glance-direct); auto: wherever it is offered."""
+    block_device_mapping: bool = True
+    """Of several disks: the image that boots tells Nova to make volumes of the others with each machine."""
     old: Literal["remove", "hide"] = "remove"
     """What --keep-old does to a version: hide leaves it to those who know its id."""
 
