@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from ovfbuild.errors import PublishError
 from ovfbuild.publish.credentials import Secrets
@@ -33,6 +33,10 @@ _LARGEST = 16 << 20
 
 class Missing(Exception):
     """What a request names is not there (not_found, 404)."""
+
+
+class Unanswered(TryAgain):
+    """What was asked was not answered in time: it may be done all the same."""
 
 
 def one(path: str, identifier: str) -> str:
@@ -136,7 +140,8 @@ class Automation:
         except (HTTPError, OSError) as error:
             if distrusted(error):
                 raise untrusted(self._target.host, reason(error)) from None
-            raise TryAgain(f"{self._target.host}: {reason(error)}") from None
+            kind = Unanswered if isinstance(error, ReadTimeoutError) else TryAgain
+            raise kind(f"{self._target.host}: {reason(error)}") from None
 
     def _value(self, said: tuple[int, bytes]) -> Any:
         """What the server says, or its error."""

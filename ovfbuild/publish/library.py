@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ovfbuild.errors import FileError, PublishError
 from ovfbuild.formats.ova import Member
-from ovfbuild.publish.automation import Automation, Missing, messages, one
+from ovfbuild.publish.automation import Automation, Missing, Unanswered, messages, one
 from ovfbuild.publish.cloud import Shipment, Standing, Stored
 from ovfbuild.publish.heartbeat import beating
 from ovfbuild.publish.meter import PIECE, Meter, Metered
@@ -42,6 +42,8 @@ _SHORTLY = 0.5
 """Seconds between two looks at an update session."""
 _COMPLETING = 3600.0
 """Seconds for a server to take in what it was sent."""
+_ANSWER = 600.0
+"""Seconds until it is asked how far it is, which it answers when all is taken in, else."""
 _UNSEEN = (".mf", ".cert")
 """Ends of members that a server may use and not keep."""
 
@@ -178,8 +180,8 @@ class ContentLibrary:
     def _complete(self, update: str) -> None:
         """Has the server take in what it was sent, and waits for it."""
         deadline = time.monotonic() + _COMPLETING
-        with suppress(TryAgain):  # an answer that does not come in time: it goes on there
-            self._api.ask("POST", one(_UPDATE, update), action="complete", timeout=max(600, self._target.timeout))
+        with suppress(Unanswered):  # it goes on there
+            self._api.ask("POST", one(_UPDATE, update), action="complete", timeout=max(_ANSWER, self._target.timeout))
         while (told := self._api.ask("GET", one(_UPDATE, update)))["state"] == "ACTIVE":
             if time.monotonic() > deadline:
                 raise TryAgain(f"{self.host}: the update session did not end in {_COMPLETING:.0f} s")
@@ -206,9 +208,8 @@ class ContentLibrary:
                 raise TryAgain(f"{self.host} has no {member.name}, which was sent")
             if file and (known := file.get("checksum_info")):
                 algorithm = str(known.get("algorithm") or "SHA1").lower()
-                wanted = dict([digests.get(member.name, ("", ""))]).get(algorithm) or _digest(
-                    package, member, algorithm
-                )
+                ours, wanted = digests.get(member.name, ("", ""))
+                wanted = wanted if algorithm == ours else _digest(package, member, algorithm)
                 if wanted != str(known["checksum"]).lower():
                     raise TryAgain(f"{self.host}: {member.name} arrived with another content")
             elif file and member.name not in disks and file.get("size") != member.size:

@@ -18,6 +18,7 @@ from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
 from ovfbuild.publish import clouds, heartbeat
+from ovfbuild.publish import library as library_cloud
 from ovfbuild.publish.cloud import Cloud, Surroundings
 from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.delivery import How
@@ -343,6 +344,26 @@ def test_an_update_session_that_ends_meanwhile(
         heard = Heard()
         lab.publish(ova, heard=heard)
         assert heard.text.count("what was there a moment ago is gone; trying again") == 1
+        assert nothing_is_left(shelf, "hello-1.0.0")
+
+
+@pytest.mark.parametrize(("what", "again"), [("late 0", False), ("503 0", True), ("cut 0", True)])
+def test_an_answer_that_takes_its_time(
+    what: str,
+    again: bool,
+    vcsim: Path,
+    tmp_path: Path,
+    certificate: tuple[Path, Path],
+    ova: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that takes gigabytes in may be at it when nobody waits any longer; one that refused is not."""
+    monkeypatch.setattr(library_cloud, "_ANSWER", 1)
+    options = faults(f"POST {ITEM}/update-session/id:.*complete {what}")
+    with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
+        heard = Heard()
+        lab.publish(ova, heard=heard, timeout="1 s")
+        assert ("trying again" in heard.text) == again
         assert nothing_is_left(shelf, "hello-1.0.0")
 
 

@@ -18,8 +18,9 @@ import (
 )
 
 // fault is what happens to the first request of a method to a path (a regular expression) that begins so, when so many bytes of its body were
-// read: the connection is cut, or comes to a halt; it goes on slowly, or with one bit changed; or it is answered with
-// a status, which has an error of the Automation API in its body where a kind is named.
+// read: the connection is cut, or comes to a halt; it goes on slowly, or with one bit changed; it is done, and not
+// answered ("late"); or it is answered with a status, which has an error of the Automation API in its body where a kind
+// is named.
 type fault struct {
 	method, does string
 	path         *regexp.Regexp
@@ -77,6 +78,9 @@ func (f *faults) before(next http.Handler, closing <-chan struct{}) http.Handler
 			r.Body = &changed{ReadCloser: r.Body, flip: one.after}
 			next.ServeHTTP(w, r)
 			return
+		case "late":
+			next.ServeHTTP(&answer{ResponseWriter: w}, r)
+			halt(closing)
 		}
 		_, _ = io.CopyN(io.Discard, r.Body, one.after)
 		switch one.does {
@@ -84,15 +88,19 @@ func (f *faults) before(next http.Handler, closing <-chan struct{}) http.Handler
 			panic(http.ErrAbortHandler) // net/http: closes the connection without an answer
 		case "stall":
 			log.Print("stalled")
-			select {
-			case <-closing:
-			case <-time.After(time.Minute):
-			}
-			panic(http.ErrAbortHandler)
+			halt(closing)
 		default:
 			one.refuse(w)
 		}
 	})
+}
+
+func halt(closing <-chan struct{}) {
+	select {
+	case <-closing:
+	case <-time.After(time.Minute):
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // refuse answers as the Automation API does, where a kind is named.

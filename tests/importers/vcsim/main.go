@@ -56,7 +56,7 @@ func pair(cert, key string) tls.Certificate {
 func main() {
 	var faults faults
 	var refusals refusals
-	flag.Var(&faults, "fault", "METHOD PATH (cut|stall|slow|flip|STATUS) BYTES [KIND]: of the first such request")
+	flag.Var(&faults, "fault", "METHOD PATH (cut|stall|slow|flip|late|STATUS) BYTES [KIND]: of the first such request")
 	flag.Var(&refusals, "refuse", "METHOD FAULT WORD [TIMES]: of such calls")
 	flag.Parse()
 
