@@ -95,6 +95,9 @@ def _serve(made: Proxy, client: socket.socket, upstream: str, context: ssl.SSLCo
             if fault.after == 0:  # before the server hears of it
                 if (said := fault.act(head)) is not None:
                     talk.sendall(said)
+                    talk.settimeout(1)
+                    while said and talk.recv(_PIECE):  # else what is unread makes a reset of the answer
+                        pass
                     return
                 fault = None
         with _reach(upstream) as server:

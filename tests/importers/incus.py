@@ -66,9 +66,12 @@ class Server:
         assert done.returncode == 1, (words, done.stdout[-1000:], done.stderr[-3000:])
         return done.stderr
 
+    def command(self, *words: str) -> list[str]:
+        """The client as a command of this host."""
+        return [*map(str, _sandbox(self.root, self.folder)), "--setenv", "INCUS_CONF", "/w/admin", "incus", *words]
+
     def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [*_sandbox(self.root, self.folder), "--setenv", "INCUS_CONF", "/w/admin", "incus", *words]
-        return subprocess.run(argv, input="", capture_output=True, text=True, timeout=120)
+        return subprocess.run(self.command(*words), input="", capture_output=True, text=True, timeout=120)
 
     def images(self, project: str = "default") -> list[dict[str, Any]]:
         """All images, as the client shows them."""

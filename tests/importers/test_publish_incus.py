@@ -39,6 +39,13 @@ def server(running: incus.Server) -> Iterator[incus.Server]:
     running.clear()
 
 
+@pytest.fixture
+def by_tls(running: incus.Server) -> None:
+    """Of a server that another user than root runs there is only the socket, which asks nobody for a certificate."""
+    if running.port is None:
+        pytest.skip("incusd is out of reach with TLS where root does not run it")
+
+
 class User:
     """Somebody with the incus client's configuration and a targets.toml, in a folder of his own."""
 
@@ -180,6 +187,19 @@ def test_another_project_and_the_local_socket(user: User, server: incus.Server, 
         server.client("project", "delete", "team")
 
 
+def test_the_room_of_a_volume_for_images(incus_root: Path, tmp_path: Path) -> None:
+    with incus.server(incus_root, tmp_path / "own") as server:
+        user = User(server, server.folder / "user")
+        server.trust("user", user.login[0])
+        server.client("storage", "create", "default", "dir")
+        server.client("storage", "volume", "create", "default", "images")
+        server.client("config", "set", "storage.images_volume=default/images")
+        code, out, said = user.run("targets", "lab", "--json")
+        (told,) = json.loads(out)["targets"] if out.startswith("{") else json.loads(out)
+        assert (code, told["room"] > MIB) == (0, True), said
+        assert user.publish(kit.ova(tmp_path / "a.ova"))["outcome"] == "published"
+
+
 def test_the_line_that_starts_it_is_one_that_the_client_takes(user: User, server: incus.Server, tmp_path: Path) -> None:
     said = user.publish(kit.ova(tmp_path / "a.ova"))["said"]
     assert "no EFI system partition" in said
@@ -204,6 +224,7 @@ def test_nobody_is_there(user: User, server: incus.Server, tmp_path: Path) -> No
 
 
 @pytest.mark.fault("wrong password")
+@pytest.mark.usefixtures("by_tls")
 def test_a_client_certificate_that_nobody_trusts(user: User, tmp_path: Path) -> None:
     incus.client_certificate(user.folder / "incus", "somebody else")
     said = user.refused(kit.ova(tmp_path / "a.ova"))
@@ -211,6 +232,7 @@ def test_a_client_certificate_that_nobody_trusts(user: User, tmp_path: Path) -> 
 
 
 @pytest.mark.fault("no permission")
+@pytest.mark.usefixtures("by_tls")
 def test_a_certificate_for_another_project(user: User, server: incus.Server, tmp_path: Path) -> None:
     server.client("project", "create", "team")
     server.distrust(user.login[0])
@@ -274,6 +296,7 @@ def test_a_server_that_fails_in_the_middle(user: User, server: incus.Server, tmp
 
 
 @pytest.mark.fault("token expired")
+@pytest.mark.usefixtures("by_tls")
 def test_a_certificate_that_is_over_or_taken_back(user: User, server: incus.Server, tmp_path: Path) -> None:
     package = kit.ova(tmp_path / "a.ova", more=8)
     with user.start("publish", package, "--to", "lab") as child:
@@ -309,6 +332,7 @@ def test_a_server_that_says_nothing(user: User, server: incus.Server, tmp_path: 
 
 
 @pytest.mark.fault("certificate wrong")
+@pytest.mark.usefixtures("by_tls")
 def test_a_server_with_another_certificate(user: User, tmp_path: Path) -> None:
     package, known = kit.ova(tmp_path / "a.ova"), user.folder / "incus/servercerts/lab.crt"
     own = known.read_bytes()
