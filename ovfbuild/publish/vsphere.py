@@ -83,6 +83,10 @@ class VCenter:
     def standing(self, *, write: bool) -> Standing:
         place = inventory.place(self._session, self._target)
         about = self._session.content.about
+        if self._target.template and about.apiType == "HostAgent":
+            raise PublishError(
+                f"{self._target.host} is an ESXi, which has no templates", "take template out of the target"
+            )
         room = place.datastore.summary.freeSpace
         if write:
             self._require_privileges(place)

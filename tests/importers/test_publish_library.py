@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ovfbuild import pipeline
+from ovfbuild import pipeline, signing
 from ovfbuild.cache import Cache
 from ovfbuild.errors import PublishError
 from ovfbuild.progress import Silent
@@ -28,6 +28,7 @@ from ovfbuild.publishing import Publisher
 from ovfbuild.spec import plan
 from ovfbuild.tries import Patience, TryAgain
 from ovfbuild.verify.package import open_package
+from tests.faulty import certificate as certificate_of
 from tests.importers import vsphere
 from tests.importers.appliances import EXAMPLES, Case, in_vsphere
 from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, faults, laboratory, members_of, packed
@@ -94,13 +95,17 @@ def test_the_same_package_twice_is_one_item(both: Shelf, ova: Path) -> None:
 
 def test_an_example_with_all_its_files(both: Shelf, disk: Path, tmp_path: Path, own_cache: Path) -> None:
     lab, shelf = both
+    pem, key = certificate_of(tmp_path)
     case = Case("hello", EXAMPLES / "hello", "vsphere", {"disks": [{"size": "16 MiB"}]})
     resolved = plan.resolve(case.appliance, {}, profiles=("vsphere",))
-    (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=tmp_path / "dist", boot=False), Silent())
+    signer = signing.signer(resolved, signing.By(pem, key), None)
+    options = pipeline.Options(out=tmp_path / "dist", boot=False, signer=signer)
+    (ova,) = pipeline.pack(resolved, disk, options, Silent())
     lab.publish(ova)
     (item,) = shelf.items().values()
     assert kept(lab, item) == members_of(ova)
-    assert len(members_of(ova)) == 4, "descriptor, manifest and two disks"
+    ends = [Path(name).suffix for name in shelf.files(item)]
+    assert ends == [".ovf", ".mf", ".cert", ".vmdk", ".vmdk"], "in the order of the OVA"
 
 
 def test_a_machine_is_deployed_from_it(both: Shelf, disk: Path, tmp_path: Path, own_cache: Path) -> None:

@@ -343,3 +343,16 @@ def test_a_host_that_has_a_certificate_of_its_own(
         assert "shows another certificate than the vCenter says" in error.message
         assert lab.sent == []
         assert lab.machines() == {}
+
+
+def test_a_single_esxi(run: Run, ova: Path) -> None:
+    """Its lease calls it `*`; it has neither templates nor content libraries."""
+    with run("-esx") as lab:
+        own = set(vsphere.machines(lab.server))
+        del lab.table["cluster"]
+        assert [lab.publish(ova).receipt.outcome for _ in range(2)] == ["published", "present"]
+        assert set(vsphere.machines(lab.server)) == {*own, "hello-1.0.0"}
+        assert [digest(one) for one in lab.sent] == [disk_of(ova)]
+        assert "has no Automation API" in lab.fails(ova, library="appliances").message
+        assert "a vCenter, 6.5 or newer" in lab.fails(ova, library="appliances").hint
+        assert "is an ESXi, which has no templates" in lab.fails(ova, template=True).message

@@ -37,6 +37,7 @@ var (
 	key      = flag.String("key", "", "its key, PEM")
 	keep     = flag.String("keep", "", "folder for what is uploaded")
 	version  = flag.String("api", "8.0.3.0", "version of the API that it says it has")
+	esx      = flag.Bool("esx", false, "be a single ESXi")
 	missing  = flag.String("missing", "", "a privilege that it says nobody has")
 	room     = flag.Int64("room", 0, "free bytes of each datastore, if not the simulator's own")
 )
@@ -61,6 +62,9 @@ func main() {
 	flag.Parse()
 
 	model := simulator.VPX()
+	if *esx {
+		model = simulator.ESX()
+	}
 	model.ServiceContent.About.ApiVersion = *version
 	must(model.Create())
 	defer model.Remove()
