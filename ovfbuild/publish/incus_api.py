@@ -28,13 +28,17 @@ from ovfbuild.publish.credentials import Secrets
 from ovfbuild.publish.meter import PIECE
 from ovfbuild.spec.incus_remote import Remote
 from ovfbuild.tries import TryAgain
-from ovfbuild.vm.fetch import reason
+from ovfbuild.vm.fetch import distrusted, reason
 
 Image = Mapping[str, Any]
 """An image as Incus shows it."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _FULL = re.compile(r"no space left on device|quota", re.IGNORECASE)
 """What Incus answers by 500, or as the end of an operation, though another try would end the same."""
+_AGAIN = re.compile(r"fingerprints don't match|same fingerprint already exists")
+"""Ends of an operation that another try may mend: the image came differently, or was made by the try before."""
+_OTHER = "Fingerprints did not match"
+"""What urllib3 says of a certificate that is not the one."""
 _OPERATION_SECONDS = 4 * 3600.0
 _LOOK_SECONDS = 10
 """How long the server is to wait for an operation before it answers that it is not done."""
@@ -119,8 +123,8 @@ class Incus:
         waits = started.partition("?")[0].removeprefix("/1.0") + "/wait"
         until = time.monotonic() + _OPERATION_SECONDS
         while time.monotonic() < until:
-            done = self._ask("GET", waits, query={"timeout": str(_LOOK_SECONDS)})
-            if done["status_code"] == 200:
+            done = self._ask("GET", waits, fine=(404,), query={"timeout": str(_LOOK_SECONDS)})
+            if done is None or done["status_code"] == 200:  # one that is done is forgotten after seconds
                 return
             if done["status_code"] >= 400:
                 self._refuse(f"{done.get('description') or method}: {done.get('err')}", 0)
@@ -154,8 +158,9 @@ class Incus:
                 **more,
             )
         except requests.exceptions.SSLError as error:
-            self._untrusted(error)  # unless the line was cut, which TLS takes for an attack
-            raise TryAgain(f"{self.host} can't be reached: the connection broke off") from None
+            if distrusted(error) or _OTHER in str(error):
+                self._untrusted(error)
+            raise TryAgain(f"{self.host} can't be reached: {reason(error)}") from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if "Permission denied" in (why := reason(error)):
                 hint = "be in the group incus-admin or incus, or name a remote"
@@ -185,19 +190,12 @@ class Incus:
             raise PublishError(
                 what, "make room there, for an upload twice its size for a while, or raise the project's limits"
             )
-        if status in _PASSING or "fingerprints don't match" in said:
+        if status in _PASSING or _AGAIN.search(said):
             raise TryAgain(what)
         raise PublishError(what, _HINTS.get(status, "the server's own log says more"))
 
-    def _untrusted(self, error: BaseException) -> None:
-        """Raises PublishError if that is what an error of TLS is about."""
-        said = str(error)
-        if "Fingerprints did not match" in said:
-            why = "it is not the one that the incus client knows"
-        elif "certificate verify failed" in said.lower():
-            why = reason(error)
-        else:
-            return
+    def _untrusted(self, error: BaseException) -> NoReturn:
+        why = "it is not the one that the incus client knows" if _OTHER in str(error) else reason(error)
         raise PublishError(
             f"{self.host} has no certificate that is trusted here: {why}",
             f"if its certificate was renewed: incus remote remove {self._remote.name}, and add it anew",
@@ -269,12 +267,18 @@ def opened(remote: Remote, project: str, timeout: float, secrets: Secrets) -> It
         UsageError: a certificate of the client's can't be read.
     """
     with requests.Session() as session:
-        session.trust_env = remote.socket is None  # no proxy to a socket, and nothing of ~/.netrc
+        session.trust_env = remote.socket is None  # no proxy to a socket
+        session.auth = _nothing_else
         if remote.socket is not None:
             session.mount("http://incus", _Unix(remote.socket))
         else:
             session.mount("https://", _Pinned(**_tls(remote, session, secrets)))
         yield Incus(remote, session, project, timeout)
+
+
+def _nothing_else(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An auth that changes nothing: without one requests would add what ~/.netrc has."""
+    return request
 
 
 def _tls(remote: Remote, session: requests.Session, secrets: Secrets) -> dict[str, Any]:
@@ -286,8 +290,9 @@ def _tls(remote: Remote, session: requests.Session, secrets: Secrets) -> dict[st
             if "ENCRYPTED" in remote.login[1].read_text(encoding="ascii"):
                 tls["key_password"] = secrets.ask(f"Password of {remote.login[1]}", "use a key without one")
         if remote.certificate:
-            pem = remote.certificate.read_text(encoding="ascii")
-            tls["assert_fingerprint"] = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+            first, end, _ = remote.certificate.read_text(encoding="ascii").partition(ssl.PEM_FOOTER)
+            der = ssl.PEM_cert_to_DER_cert(first.strip() + "\n" + end)
+            tls["assert_fingerprint"] = hashlib.sha256(der).hexdigest()
             session.verify = False  # by an authority: it is compared as a whole
     except (OSError, ValueError) as error:
         why = f"a certificate of the incus client's for {remote.name} can't be read: {error}"

@@ -14,10 +14,12 @@ import pytest
 
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
-from tests.importers.conftest import certificate, vcsim
+from tests.importers import incus
+from tests.importers.conftest import certificate, incus_root, vcsim
 from tests.importers.lab import Lab
 from tests.importers.lab import digest as sha256
 from tests.importers.lab import disk_of as digest_of_the_disk_in
+from tests.importers.test_publish_incus import User as IncusUser
 from tests.importers.test_publish_vsphere import lab
 from tests.integration import guests
 from tests.integration.test_openstack import User, cloud, servers, user
@@ -29,7 +31,7 @@ from tests.openstack import Cloud
 
 pytestmark = pytest.mark.acceptance
 libvirt_qemu: Any = pytest.importorskip("libvirt_qemu")
-__all__ = ["certificate", "cloud", "daemon", "lab", "servers", "shop", "store", "user", "vcsim"]
+__all__ = ["certificate", "cloud", "daemon", "incus_root", "lab", "servers", "shop", "store", "user", "vcsim"]
 
 HELLO = Path(__file__).parents[2] / "examples/hello"
 TARGET = '[[publish]]\nname = "host"\nkind = "libvirt"\nnetwork = "user"\nuri = "{uri}"\n'
@@ -95,6 +97,17 @@ def test_the_next_appliance_is_built_from_the_store(hello: Path, shop: Shop, tmp
     (made,) = ovfbuild(tmp_path, "make", str(tmp_path), "-o", str(tmp_path / "out"), "--no-boot")
     with guests.visiting(Path(made), tmp_path / "visit", key) as visit:
         assert visit.page() == "Hello from the next appliance\n"
+
+
+def test_incus(hello: Path, incus_root: Path, tmp_path: Path) -> None:
+    with incus.server(incus_root, tmp_path / "incus") as server:
+        user = IncusUser(server, server.folder / "user")
+        server.trust("user", user.login[0])
+        first, again = user.publish(hello), user.publish(hello)
+        assert (first["outcome"], again["outcome"], again["ids"]) == ("published", "present", first["ids"])
+        assert "EFI" not in first["said"], "it boots by both kinds of firmware"
+        server.client("image", "export", "hello/1.0.0", "/w/back")
+        assert disk.compare(disk.described(server.folder / "back.root", "qcow2"), disk_in(hello))
 
 
 def test_vsphere(hello: Path, lab: Lab) -> None:

@@ -279,8 +279,12 @@ def test_a_connection_that_breaks_at_half(user: User, server: incus.Server, tmp_
         between.when(b"POST /1.0/images?", MIB)
         assert "trying again" in user.publish(kit.ova(tmp_path / "a.ova", more=2))["said"]
         assert [names for names in seen(server).values()] == [{"a", "a/1.0"}]
+        between.when(b"GET /1.0/operations/", 0)
+        between.heads.clear()
+        assert "trying again" in user.publish(kit.ova(tmp_path / "b.ova", "1.1"))["said"]
+        assert len([head for head in between.heads if head.startswith(b"POST /1.0/images?")]) == 1, "it was all there"
         between.when(b"POST /1.0/images?", MIB, times=9)
-        assert "can't be reached" in user.refused(kit.ova(tmp_path / "b.ova", "1.1", more=2), left=1)
+        assert "can't be reached" in user.refused(kit.ova(tmp_path / "c.ova", "1.2", more=2), left=2)
 
 
 @pytest.mark.fault("500 in the middle")
