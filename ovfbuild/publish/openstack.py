@@ -123,7 +123,8 @@ class _Images:
         disks = disks_of(shipment.package)
         boot, *others = (disk for disk in disks if disk.member)
         if sent.retired:
-            for disk, number in zip((boot, *others), sent.ids.values(), strict=True):
+            for disk in (boot, *others):
+                number = sent.key if disk is boot else sent.ids[f"disk{disk.number}"]
                 self._recognise(shipment, disk, self._active(number))
         else:
             self._compare(self._active(sent.key), boot, self._contents.of(shipment.package, boot))
@@ -237,7 +238,8 @@ class _Images:
                 self._around.progress.note(f"{said}, {disk.gibibytes} GiB")
         volumes = [nova.Volume(ids.get(f"disk{disk.number}"), disk.gibibytes) for disk in others]
         told = nova.block_devices(volumes) if self._target.block_device_mapping else {}
-        return {"ovfbuild_other_images": images, **told}
+        theirs = self._target.image_properties
+        return {"ovfbuild_other_images": images, **{key: told[key] for key in told if key not in theirs}}
 
     def _active(self, number: str) -> Image:
         """The image once Glance has all of it."""
