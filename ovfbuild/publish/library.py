@@ -285,7 +285,7 @@ def _described(stored: Stored, **more: str) -> str:
 
 def _marks(description: str) -> dict[str, str]:
     found = _LINE.search(description)
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         table = json.loads(found[1]) if found else {}
         return {key: value for key, value in table.items() if isinstance(value, str)}
     return {}
