@@ -40,8 +40,8 @@ _AGAIN = re.compile(r"fingerprints don't match|same fingerprint already exists")
 _OTHER = "Fingerprints did not match"
 """What urllib3 says of a certificate that is not the one."""
 _OPERATION_SECONDS = 4 * 3600.0
-_LOOK_SECONDS = 10
-"""How long the server is to wait for an operation before it answers that it is not done."""
+_LONGEST_WAIT = 1.0
+"""Seconds between two looks at an operation; it is forgotten five seconds after its end."""
 
 
 class Incus:
@@ -120,14 +120,17 @@ class Incus:
         if answer.status_code in fine:
             return
         started = str(self._content(answer, method, path).get("operation") or "")
-        waits = started.partition("?")[0].removeprefix("/1.0") + "/wait"
-        until = time.monotonic() + _OPERATION_SECONDS
+        operation = started.partition("?")[0].removeprefix("/1.0")
+        until, wait = time.monotonic() + _OPERATION_SECONDS, 0.05
         while time.monotonic() < until:
-            done = self._ask("GET", waits, fine=(404,), query={"timeout": str(_LOOK_SECONDS)})
+            # Not by /wait, which ends in an error of its own when it has waited for as long as it is told to.
+            done = self._ask("GET", operation, fine=(404,))
             if done is None or done["status_code"] == 200:  # one that is done is forgotten after seconds
                 return
             if done["status_code"] >= 400:
                 self._refuse(f"{done.get('description') or method}: {done.get('err')}", 0)
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
         raise PublishError(f"{self.host} is not done after hours", "ask its administrator")
 
     def _ask(self, method: str, path: str, fine: tuple[int, ...] = (), **more: Any) -> Any:
@@ -145,14 +148,13 @@ class Incus:
     ) -> requests.Response:
         own = {"User-Agent": f"ovfbuild/{__version__}", "Accept-Encoding": "identity", **(headers or {})}
         where = {**(query or {}), "project": self.project}
-        patience = (self._timeout[0], self._timeout[1] + (_LOOK_SECONDS if query else 0))
         try:
             return self._session.request(
                 method,
                 f"{self._base}/1.0{path}",
                 params=where,
                 headers=own,
-                timeout=patience,
+                timeout=self._timeout,
                 verify=self._session.verify,  # said anew, else REQUESTS_CA_BUNDLE takes its place
                 allow_redirects=False,
                 **more,
@@ -176,10 +178,10 @@ class Incus:
         except ValueError:
             found = None
         told: Mapping[str, Any] = found if isinstance(found, dict) else {}
-        if not 200 <= answer.status_code < 300:
+        if not 200 <= answer.status_code < 300 or told.get("type") == "error":
             what = path.split("/")[1] if path else "server"
-            said = f"{method} {what}: {answer.status_code} {told.get('error') or answer.reason or ''}"
-            self._refuse(said.rstrip(), answer.status_code)
+            status = int(told.get("error_code") or answer.status_code)
+            self._refuse(f"{method} {what}: {status} {told.get('error') or answer.reason or ''}".rstrip(), status)
         if not told:
             raise PublishError(f"{self.host} is no Incus server", "look at the remote: incus remote list")
         return told
