@@ -9,22 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ovfbuild.formats import ovf, ovf_reader
-from ovfbuild.formats.envelope import Disk, DiskSection, File, Item
 from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from tests import openstack
 from tests.faulty import Proxy, certificate, proxy
 from tests.integration.guests import free_port
 from tests.unit.formats.conftest import Pieces, noise, written
-from tests.unit.verify.kit import Kit, good
+from tests.unit.publish.kit import ova_of_three
+from tests.unit.verify.kit import good
 
 pytestmark = [pytest.mark.openstack, pytest.mark.timeout(900)]
 MIB = 1 << 20
@@ -152,30 +150,6 @@ def ova(path: Path, version: str = "1.0", size: int = 70000, seed: int = 1) -> P
     said = f"<Product>p</Product><Version>{version}</Version>".encode()
     parts = parts.text_with(b"<Product>p</Product>", said).text_with(b'ovf:capacity="3"', b'ovf:capacity="16"')
     return parts.text_with(b'ovf:populatedSize="262144"', b'ovf:populatedSize="%d"' % (grains * 65536)).pack(path)
-
-
-def ova_of_three(path: Path, version: str = "1.0", seed: int = 1) -> Path:
-    """A good OVA called `a` of three disks: 16 MiB to boot from, an empty one of 2000 MiB, and one of 1100 MiB."""
-    (one,) = ovf_reader.read(good().text).envelopes
-    contents = Pieces(16 * MIB, ((0, noise(30000)),)), Pieces(1100 * MIB, ((5 * MIB, noise(2 * MIB, seed)),))
-    files = {f"a-disk{number}.vmdk": written(pieces)[1] for number, pieces in zip((1, 3), contents, strict=True)}
-    system = replace(one.virtual_system, products=(replace(one.virtual_system.products[0], version=version),))
-    address = {2: "1", 3: "2"}
-    more = [
-        Item(6 + n, f"disk {n}", 17, host_resource=f"ovf:/disk/vmdisk{n}", parent=3, address_on_parent=address[n])
-        for n in (2, 3)
-    ]
-    items = (*system.hardware.items, *more)
-    disks = Disk("vmdisk1", 16, file_ref="file1"), Disk("vmdisk2", 2000), Disk("vmdisk3", 1100, file_ref="file3")
-    text = ovf.dump(
-        replace(
-            one,
-            files=tuple(File(f"file{name[6]}", name, len(octets)) for name, octets in files.items()),
-            disk_section=DiskSection(disks),
-            virtual_system=replace(system, hardware=replace(system.hardware, items=items)),
-        )
-    )
-    return Kit(text, files).pack(path)
 
 
 def disk_of(package: Path) -> str:

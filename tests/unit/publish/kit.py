@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ovfbuild.formats import ovf, ovf_reader
+from ovfbuild.formats.envelope import Disk, DiskSection, File, Item
 from ovfbuild.progress import Silent
 from ovfbuild.publish.cloud import Shipment
 from ovfbuild.publish.shipment import prepare
@@ -45,6 +48,30 @@ def ova(path: Path, version: str = "1.0", product: str = "p", more: int = 0) -> 
         octets = written(Pieces((more + 2) * kit.MIB, ((0, noise(30000)), (kit.MIB, noise(more * kit.MIB, 1)))))[1]
         good = good.disk_with(lambda _: octets).text_with(b'ovf:capacity="3"', b'ovf:capacity="%d"' % (more + 2))
     return good.pack(path)
+
+
+def ova_of_three(path: Path, version: str = "1.0", seed: int = 1) -> Path:
+    """A good OVA called `a` of three disks: 16 MiB to boot from, an empty one of 2000 MiB, and one of 1100 MiB."""
+    (one,) = ovf_reader.read(kit.good().text).envelopes
+    boot = Pieces(16 * kit.MIB, ((0, noise(30000)),))
+    data = Pieces(1100 * kit.MIB, ((5 * kit.MIB, noise(2 * kit.MIB, seed)),))
+    files = {"a-disk1.vmdk": written(boot)[1], "a-disk3.vmdk": written(data)[1]}
+    system = replace(one.virtual_system, products=(replace(one.virtual_system.products[0], version=version),))
+    more = (
+        Item(8, "disk 2", 17, host_resource="ovf:/disk/vmdisk2", parent=3, address_on_parent="1"),
+        Item(9, "disk 3", 17, host_resource="ovf:/disk/vmdisk3", parent=3, address_on_parent="2"),
+    )
+    items = (*system.hardware.items, *more)
+    disks = Disk("vmdisk1", 16, file_ref="file1"), Disk("vmdisk2", 2000), Disk("vmdisk3", 1100, file_ref="file3")
+    text = ovf.dump(
+        replace(
+            one,
+            files=tuple(File(f"file{name[6]}", name, len(octets)) for name, octets in files.items()),
+            disk_section=DiskSection(disks),
+            virtual_system=replace(system, hardware=replace(system.hardware, items=items)),
+        )
+    )
+    return kit.Kit(text, files).pack(path)
 
 
 def shipment(path: Path, version: str = "1.0") -> Shipment:

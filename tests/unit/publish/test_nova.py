@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,3 +111,25 @@ def test_memory_in_every_unit(tmp_path: Path, units: str, quantity: int, mib: in
     memory = Item(2, "memory", 4, allocation_units=units, virtual_quantity=quantity)
     assert nova.machine(with_items(envelope(tmp_path), memory), "qcow2", "vmdisk1").min_ram == mib
     assert nova.machine(with_items(envelope(tmp_path)), "qcow2", "vmdisk1").min_ram == 0
+
+
+def test_other_disks_are_volumes_that_stay(tmp_path: Path) -> None:
+    told = nova.block_devices([nova.Volume("an-id", 2), nova.Volume(None, 3)])
+    assert told["bdm_v2"] == "True"
+    common = {"destination_type": "volume", "boot_index": -1, "delete_on_termination": False}
+    assert json.loads(told["block_device_mapping"]) == [
+        {"source_type": "image", "image_id": "an-id", "volume_size": 2, **common},
+        {"source_type": "blank", "volume_size": 3, **common},
+    ]
+    assert nova.block_devices([]) == {}
+
+
+def test_a_data_disk_is_told_of_its_own_controller(tmp_path: Path) -> None:
+    scsi, ide = Item(3, "SCSI", 6, "VirtualSCSI"), Item(4, "IDE", 5, "PIIX4")
+    other = Item(6, "disk 2", 17, host_resource="ovf:/disk/vmdisk2", parent=4, address_on_parent="0")
+    one = with_items(envelope(tmp_path), scsi, ide, DISK, other)
+    assert nova.data_disk(one, "qcow2", "vmdisk2") == {}
+    told = nova.data_disk(one, "vmdk", "vmdisk2")
+    assert (told["vmware_disktype"], told["vmware_adaptertype"]) == ("streamOptimized", "ide")
+    assert nova.machine(one, "vmdk", "vmdisk1").properties["vmware_adaptertype"] == "paraVirtual"
+    assert nova.machine(one, "qcow2", "vmdisk2").properties["hw_machine_type"] == "pc"
