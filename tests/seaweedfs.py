@@ -96,6 +96,7 @@ def seaweedfs(
         {"name": key, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": list(actions)}
         for key, (secret, actions) in KEYS.items()
     ]
+    identities.append({"name": "anonymous", "actions": [f"Read:{BUCKET}"]})  # who builds from the catalogue
     (root / "data").mkdir(exist_ok=True)
     (root / "s3.json").write_text(json.dumps({"identities": identities}))
     ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
