@@ -17,9 +17,10 @@ import hashlib
 import re
 import secrets as tokens
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -66,6 +67,16 @@ def connect(target: S3Target, around: Surroundings) -> Iterator[Cloud]:
         bucket.close()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part that is there. `md5` is of what was read, in hex; `tag` is what the store calls it."""
+
+    number: int
+    size: int
+    md5: str
+    tag: str
+
+
 class _Bucket:
     """A prefix of a bucket, as a `catalogue.Store`."""
 
@@ -75,6 +86,8 @@ class _Bucket:
         self._target = target
         self._around = around
         self._client: Any = None
+        self._tags: dict[str, str] = {}
+        """By path, the ETag that what was sent should have."""
         self._connecting = threading.Lock()
         """A client is for all threads, but made and closed by one."""
         self._prefix = f"{target.prefix.strip('/')}/" if target.prefix.strip("/") else ""
@@ -113,25 +126,27 @@ class _Bucket:
         number = begun or self._call("create_multipart_upload", piece.path, ContentType=piece.media_type)["UploadId"]
         there = self._parts(piece.path, number) if begun else {}
 
-        def send(at: int, octets: bytes) -> tuple[int, int, str]:
+        def send(at: int, octets: bytes) -> _Part:
             digest, encoded = _md5(octets)
             tag = f'"{digest}"'
             if there.get(at) != digest:
                 named: dict[str, Any] = {"UploadId": number, "PartNumber": at}
                 tag = self._call("upload_part", piece.path, **named, Body=octets, ContentMD5=encoded)["ETag"]
-            return at, len(octets), tag
+            return _Part(at, len(octets), digest, tag)
 
-        done: list[dict[str, Any]] = []
+        done: list[_Part] = []
         with piece.source.open("rb") as stream:
             parts = enumerate(_hashed(_cut(stream, piece.size, size), whole), 1)
             with closing(_side_by_side(send, parts, self._target.parallel)) as sent:  # nothing is on its way after it
-                for at, count, tag in sent:
-                    meter.add(count)
-                    done.append({"PartNumber": at, "ETag": tag})
+                for part in sent:
+                    meter.add(part.size)
+                    done.append(part)
         if whole.hexdigest() != piece.sha256:
             raise FileError(f"{piece.source} was changed while it was read", "let nothing write to it")
-        done.sort(key=lambda part: int(part["PartNumber"]))
-        self._call("complete_multipart_upload", piece.path, UploadId=number, MultipartUpload={"Parts": done})
+        done.sort(key=lambda part: part.number)
+        self._tags[piece.path] = _whole_tag(done)
+        told = {"Parts": [{"PartNumber": part.number, "ETag": part.tag} for part in done]}
+        self._call("complete_multipart_upload", piece.path, UploadId=number, MultipartUpload=told)
 
     def compare(self, piece: Piece) -> None:
         answer = self._call("head_object", piece.path, missing_is_fine=True)
@@ -139,11 +154,11 @@ class _Bucket:
             came = answer["ContentLength"] if answer else "none"
             raise TryAgain(f"{self.url(piece.path)}: {came} of {piece.size} bytes arrived")
         tag = answer["ETag"].strip('"')
-        if match := re.fullmatch(r"[0-9a-f]{32}-\d+", tag):
-            wanted = _whole_tag(piece)
-            # A store that made other parts of it, or encrypts it, has another tag: then the size has to do.
-            if tag.partition("-")[2] == wanted.partition("-")[2] and match[0] != wanted and not _encrypted(answer):
-                raise TryAgain(f"{self.url(piece.path)} arrived with the ETag {tag}, not {wanted}")
+        wanted = self._tags.get(piece.path, "")
+        # A store that made other parts of it, or encrypts it, has another tag: then the size has to do.
+        comparable = re.fullmatch(r"[0-9a-f]{32}-\d+", tag) and tag.partition("-")[2] == wanted.partition("-")[2]
+        if comparable and tag != wanted and not _encrypted(answer):
+            raise TryAgain(f"{self.url(piece.path)} arrived with the ETag {tag}, not {wanted}")
 
     def remove(self, path: str) -> None:
         for number in self._begun(path):
@@ -298,11 +313,9 @@ def _md5(octets: bytes) -> tuple[str, str]:
     return raw.hex(), base64.b64encode(raw).decode()
 
 
-def _whole_tag(piece: Piece) -> str:
+def _whole_tag(parts: Sequence[_Part]) -> str:
     """The ETag of a file that came in parts: the MD5 of its parts' MD5s, and how many they are."""
-    with piece.source.open("rb") as stream:
-        parts = [bytes.fromhex(_md5(octets)[0]) for octets in _cut(stream, piece.size, _part_size(piece.size))]
-    return f"{_md5(b''.join(parts))[0]}-{len(parts)}"
+    return f"{_md5(b''.join(bytes.fromhex(part.md5) for part in parts))[0]}-{len(parts)}"
 
 
 def _encrypted(answer: Any) -> bool:
