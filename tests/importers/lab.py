@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -100,6 +101,15 @@ def packed(disk: Path, folder: Path, version: str = "1.0.0", **changes: Any) -> 
     resolved = plan.resolve(from_table(table, folder), {}, profiles=("vsphere",))
     (ova,) = pipeline.pack(resolved, disk, pipeline.Options(out=folder / "dist", boot=False), Silent())
     return ova
+
+
+def noisy(folder: Path) -> Path:
+    """A disk of which 1.5 MiB are packed: a simulator that is slow takes more than two seconds for it."""
+    disk = folder / "noisy.raw"
+    with disk.open("wb") as stream:
+        stream.write(random.Random(1).randbytes(3 << 19))
+        stream.truncate(20 << 20)
+    return disk
 
 
 def members_of(ova: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ from ovfbuild.verify.package import open_package
 from tests.faulty import certificate as certificate_of
 from tests.importers import vsphere
 from tests.importers.appliances import EXAMPLES, Case, in_vsphere
-from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, faults, laboratory, members_of, packed
+from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, faults, laboratory, members_of, noisy, packed
 from tests.unit.publish.kit import Heard
 
 pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
@@ -319,7 +319,7 @@ def test_an_upload_that_breaks(
 ) -> None:
     """Once, and as often as it is tried: then nothing is left of it."""
     with library(vcsim, tmp_path, certificate, *faults(*[f"{UPLOAD} {what}"] * times)) as (lab, shelf):
-        lab.table["timeout"] = "2 s"
+        lab.table["timeout"] = "4 s" if "stall" in what else "10 s"
         if times == 1:
             heard = Heard()
             lab.publish(ova, heard=heard)
@@ -339,9 +339,10 @@ def test_a_slow_server_is_waited_for(vcsim: Path, tmp_path: Path, certificate: t
 
 
 def test_an_update_session_that_ends_meanwhile(
-    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], ova: Path, monkeypatch: pytest.MonkeyPatch
+    vcsim: Path, tmp_path: Path, certificate: tuple[Path, Path], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is kept alive; a word that is lost is no harm, an end is."""
+    ova = packed(noisy(tmp_path), tmp_path)
     monkeypatch.setattr(heartbeat, "_EVERY", 0.05)
     word = f"POST {ITEM}/update-session/id:.*keep-alive"
     options = faults(f"{UPLOAD} slow 0", f"{word} 503 0", f"{word} 404 0", f"{UPLOAD} slow 0", f"{word} 503 0")
@@ -367,7 +368,7 @@ def test_an_answer_that_takes_its_time(
     options = faults(f"POST {ITEM}/update-session/id:.*complete {what}")
     with library(vcsim, tmp_path, certificate, *options) as (lab, shelf):
         heard = Heard()
-        lab.publish(ova, heard=heard, timeout="1 s")
+        lab.publish(ova, heard=heard, timeout="4 s")
         assert ("trying again" in heard.text) == again
         assert nothing_is_left(shelf, "hello-1.0.0")
 

@@ -23,7 +23,7 @@ from ovfbuild.publishing import Publisher
 from ovfbuild.tries import Patience, TryAgain
 from tests import faulty
 from tests.importers import vsphere
-from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, disk_of, faults, laboratory, packed
+from tests.importers.lab import PROPERTIES, QUICK, Lab, digest, disk_of, faults, laboratory, noisy, packed
 from tests.unit.publish.kit import Heard
 
 pytestmark = [pytest.mark.importers, pytest.mark.timeout(1800)]  # the first may have to install
@@ -276,8 +276,11 @@ def test_a_datastore_that_is_full(method: str, run: Run, ova: Path) -> None:
 
 
 @pytest.mark.fault("full disk")
-def test_a_datastore_that_is_full_in_the_middle(run: Run, ova: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datastore_that_is_full_in_the_middle(
+    run: Run, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The lease says so when it is told of the progress."""
+    ova = packed(noisy(tmp_path), tmp_path)
     monkeypatch.setattr(heartbeat, "_EVERY", 0.05)
     options = ("-refuse", "HttpNfcLeaseProgress NoDiskSpace LocalDS_0 1", *faults("POST /nfc/ slow 0"))
     with run(*options) as lab:
@@ -297,7 +300,7 @@ def test_a_datastore_with_too_little_room(run: Run, ova: Path) -> None:
 def test_an_upload_that_breaks(what: str, times: int, run: Run, ova: Path) -> None:
     """Once, and as often as it is tried: then nothing is left of it."""
     with run(*faults(*[f"POST /nfc/ {what}"] * times)) as lab:
-        lab.table["timeout"] = "2 s"
+        lab.table["timeout"] = "4 s" if "stall" in what else "10 s"
         if times == 1:
             heard = Heard()
             lab.publish(ova, heard=heard)
