@@ -17,8 +17,8 @@ class Fault:
     """What happens to requests like `match` (`PUT /a/b`), when half of the body has passed, so many `times`.
 
     Args:
-        does: "cut" the line, answer a number such as "503" or "400:CodeOfS3", be "silent", "slow" from then on, or let
-            it "pass".
+        does: "cut" the line, answer a number such as "503" or "400:CodeOfS3", be "silent", or "slow" from then on; or
+            let it "pass", and then it happens before the server has heard anything of the request.
         seen: is called when it happens.
     """
 
@@ -64,13 +64,14 @@ class Line:
             fault = next((one for one in self.faults if one.times > 0 and re.search(one.match, asked)), None)
             length = int((re.search(rb"(?i)\r\ncontent-length: *(\d+)", head) or [b"", b"0"])[1])
             head = re.sub(rb"(?i)\r\n(connection|expect):[^\r]*", b"", head) + b"Connection: close\r\n\r\n"
+            if fault and fault.does == "pass":
+                _happens(fault)
+                fault = None
             with socket.create_connection(("127.0.0.1", self._server)) as far:
                 far.sendall(head)
                 if fault:
                     _pass(stream, far, length // 2)
-                    fault.times -= 1
-                    if fault.seen:
-                        fault.seen()
+                    _happens(fault)
                     if not self._goes_on(fault, near):
                         return
                     length -= length // 2
@@ -93,7 +94,7 @@ class Line:
             with suppress(OSError):
                 while near.recv(1 << 16):  # else what is unread makes a reset of the answer
                     pass
-        return fault.does in ("slow", "pass")
+        return fault.does == "slow"
 
     def _crawl(self, stream: BinaryIO, far: socket.socket, length: int) -> None:
         for _ in range(20):
@@ -101,6 +102,12 @@ class Line:
             length -= min(length, 4096)
             self.over.wait(0.05)
         _pass(stream, far, length)
+
+
+def _happens(fault: Fault) -> None:
+    fault.times -= 1
+    if fault.seen:
+        fault.seen()
 
 
 def _pass(stream: BinaryIO, far: socket.socket, length: int) -> None:

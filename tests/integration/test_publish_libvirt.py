@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -268,6 +269,16 @@ def ssh_of_ours() -> list[int]:
     return found
 
 
+def no_ssh_is_left() -> bool:
+    """Whether all have ended, which those do soon whose connection was closed."""
+    until = time.monotonic() + 20
+    while ssh_of_ours():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 @pytest.mark.parametrize("by", ["virt-ssh-helper", "nc"])
 def test_by_ssh_twice_is_once_and_the_disk_is_the_same(shop: Shop, far: Far, package: Path, by: str) -> None:
     uri = far.uri(more=f"&socket={shop.daemon.socket}" if by == "nc" else "")
@@ -276,7 +287,7 @@ def test_by_ssh_twice_is_once_and_the_disk_is_the_same(shop: Shop, far: Far, pac
     (volume,) = shop.daemon.volumes
     assert first.lines == second.lines and first.lines[2] == str(volume) and same_disk(package, volume)
     assert shop.publish(package, How(replace=True), uri=uri).receipt.outcome == "published"
-    assert len(shop.daemon.volumes) == 1 and ssh_of_ours() == []
+    assert len(shop.daemon.volumes) == 1 and no_ssh_is_left()
 
 
 REFUSED_BY_SSH = [
@@ -299,7 +310,7 @@ def test_what_ssh_refuses(shop: Shop, far: Far, package: Path, _: str, what: str
         "no nc": far.uri(more=f"&socket={shop.daemon.socket}&netcat={shop.daemon.folder}/none"),
     }[what]
     assert hint in shop.refused(package, re.escape(said), uri=uri).hint
-    assert shop.daemon.volumes == [] and ssh_of_ours() == []
+    assert shop.daemon.volumes == [] and no_ssh_is_left()
 
 
 def test_ssh_asks_nothing_on_a_terminal(shop: Shop, far: Far, package: Path, tmp_path: Path) -> None:
@@ -336,5 +347,5 @@ def test_an_ssh_that_is_killed_at_half(shop: Shop, far: Far, package: Path, time
         shop.refused(package, "3 tries", uri=uri)
     finally:
         wire.close()
-    assert wire.happened.is_set() and ssh_of_ours() == []
+    assert wire.happened.is_set() and no_ssh_is_left()
     assert shop.daemon.volumes == [] and shop.daemon.connection.listAllDomains(0) == []
