@@ -286,17 +286,28 @@ def _nothing_else(request: requests.PreparedRequest) -> requests.PreparedRequest
 def _tls(remote: Remote, session: requests.Session, secrets: Secrets) -> dict[str, Any]:
     """What the connections need beside the session's own, which gets our certificate."""
     tls: dict[str, Any] = {}
-    try:
-        if remote.login:
-            session.cert = (str(remote.login[0]), str(remote.login[1]))
-            if "ENCRYPTED" in remote.login[1].read_text(encoding="ascii"):
-                tls["key_password"] = secrets.ask(f"Password of {remote.login[1]}", "use a key without one")
-        if remote.certificate:
+    if remote.login:
+        certificate, key = remote.login
+        session.cert = (str(certificate), str(key))
+        with _usable(key, remote):
+            if "ENCRYPTED" in key.read_text(encoding="ascii"):
+                tls["key_password"] = secrets.ask(f"Password of {key}", "use a key without one")
+            # Here, where it can be told what is wrong: later it would be a line that broke.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, tls.get("key_password"))
+    if remote.certificate:
+        with _usable(remote.certificate, remote):
             first, end, _ = remote.certificate.read_text(encoding="ascii").partition(ssl.PEM_FOOTER)
             der = ssl.PEM_cert_to_DER_cert(first.strip() + "\n" + end)
-            tls["assert_fingerprint"] = hashlib.sha256(der).hexdigest()
-            session.verify = False  # by an authority: it is compared as a whole
-    except (OSError, ValueError) as error:
-        why = f"a certificate of the incus client's for {remote.name} can't be read: {error}"
-        raise UsageError(why, f"add it anew: incus remote add {remote.name} {remote.url}") from None
+        tls["assert_fingerprint"] = hashlib.sha256(der).hexdigest()
+        session.verify = False  # by an authority: it is compared as a whole
     return tls
+
+
+@contextmanager
+def _usable(file: Path, remote: Remote) -> Iterator[None]:
+    """UsageError where that file of the incus client's turns out to be of no use."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
+        raise UsageError(f"{file} can't be used: {why}", f"incus remote add {remote.name} {remote.url}") from None

@@ -53,6 +53,7 @@ class User:
         self.server = server
         self.folder = folder
         self.login = incus.client_certificate(folder / "incus")
+        self.environ: dict[str, str] = {}
         (folder / "ovfbuild").mkdir()
         incus.remote(folder / "incus", "lab", server)
         self.target()
@@ -79,7 +80,7 @@ class User:
         own = {"XDG_CONFIG_HOME": str(self.folder), "XDG_CACHE_HOME": str(self.folder / "cache")}
         return subprocess.Popen(
             [sys.executable, "-m", "ovfbuild", *map(str, words)],
-            env={**names, **own},
+            env={**names, **own, **self.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -90,7 +91,8 @@ class User:
         """The exit code, stdout and stderr, in which nothing of the key is."""
         with self.start(*words) as child:
             out, said = child.communicate(timeout=200)
-        assert not [line for line in self.login[1].read_text().splitlines()[1:-1] if line in out + said]
+        lines = [line for line in self.login[1].read_text().splitlines()[1:-1] if len(line) > 20]
+        assert not [line for line in lines if line in out + said]
         return child.returncode, out, said
 
     def publish(self, package: Path, *words: str) -> dict[str, Any]:
@@ -231,6 +233,26 @@ def test_a_client_certificate_that_nobody_trusts(user: User, tmp_path: Path) -> 
     assert "does not trust the client certificate" in said and "incus config trust add" in said
 
 
+@pytest.mark.usefixtures("by_tls")
+def test_what_is_wrong_with_the_client_s_configuration(user: User, tmp_path: Path) -> None:
+    package = kit.ova(tmp_path / "a.ova")
+    user.target(project="none")
+    said = user.refused(package)
+    assert "404" in said and "check remote and project of the target" in said
+    user.target(remote="lap")
+    code, _, said = user.run("publish", package, "--to", "lab")
+    assert code == 2 and "did you mean 'lab'?" in said
+    user.target()
+    key = user.login[1]
+    words = f"openssl ec -in {key} -aes256 -passout pass:secret -out {key}"
+    subprocess.run(words.split(), check=True, capture_output=True)
+    code, _, said = user.run("publish", package, "--to", "lab")
+    assert code == 2 and f"Password of {key}" in said
+    key.write_text("-----BEGIN EC PRIVATE KEY-----\nnonsense\n-----END EC PRIVATE KEY-----\n")
+    code, _, said = user.run("publish", package, "--to", "lab")
+    assert code == 2 and "client.key can't be used: [SSL] PEM lib" in said
+
+
 @pytest.mark.fault("no permission")
 @pytest.mark.usefixtures("by_tls")
 def test_a_certificate_for_another_project(user: User, server: incus.Server, tmp_path: Path) -> None:
@@ -345,8 +367,11 @@ def test_a_server_with_another_certificate(user: User, tmp_path: Path) -> None:
     assert "no certificate that is trusted here: it is not the one" in said and "incus remote remove lab" in said
     known.unlink()
     assert "no certificate that is trusted here" in user.refused(package)
+    user.environ["REQUESTS_CA_BUNDLE"] = str(user.server.certificate)
+    assert user.publish(package)["outcome"] == "published"
+    user.environ["REQUESTS_CA_BUNDLE"] = str(known)
     known.write_bytes(own)
-    user.publish(package)
+    assert user.publish(package)["outcome"] == "present"
 
 
 @pytest.mark.fault("image of that name there already")
