@@ -46,17 +46,18 @@ class Server:
 
     @property
     def certificate(self) -> Path:
-        """The server's own (PEM), signed by itself."""
-        return self.folder / "state" / "server.crt"
+        """The one (PEM) that it shows: its own, signed by itself, or that of its cluster."""
+        state = self.folder / "state"
+        return next(one for one in (state / "cluster.crt", state / "server.crt") if one.exists())
 
     @property
     def files(self) -> list[str]:
         """What lies in the folder of its images."""
         return sorted(one.name for one in (self.folder / "state" / "images").iterdir())
 
-    def client(self, *words: str) -> str:
-        """What the real `incus` says, as the administrator; /w is `folder`."""
-        done = self._run(*words)
+    def client(self, *words: str, text: str = "") -> str:
+        """What the real `incus` says to a text, as the administrator; /w is `folder`."""
+        done = self._run(*words, text=text)
         assert done.returncode == 0, (words, done.stdout[-1000:], done.stderr[-3000:])
         return done.stdout
 
@@ -70,8 +71,8 @@ class Server:
         """The client as a command of this host."""
         return [*map(str, _sandbox(self.root, self.folder)), "--setenv", "INCUS_CONF", "/w/admin", "incus", *words]
 
-    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), input="", capture_output=True, text=True, timeout=120)
+    def _run(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), input=text, capture_output=True, text=True, timeout=120)
 
     def images(self, project: str = "default") -> list[dict[str, Any]]:
         """All images, as the client shows them."""
@@ -143,6 +144,14 @@ def _wait(made: Server, child: subprocess.Popen[bytes], log: Path) -> None:
         assert time.monotonic() < until, log.read_text(errors="replace")[-3000:]
         time.sleep(0.1)
     made.client("admin", "waitready", f"--timeout={_READY_SECONDS}")
+
+
+def join(made: Server, member: Server) -> None:
+    """Makes a server the second of a cluster."""
+    made.client("cluster", "enable", "one")
+    token = made.client("cluster", "add", "two").split()[-1]
+    table = {"enabled": True, "server_address": f"127.0.0.1:{member.port}", "cluster_token": token}
+    member.client("admin", "init", "--preseed", text=json.dumps({"cluster": table}))
 
 
 def client_certificate(folder: Path, name: str = "publisher", seconds: float = 86400.0) -> tuple[Path, Path]:

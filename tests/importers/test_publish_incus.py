@@ -202,6 +202,23 @@ def test_the_room_of_a_volume_for_images(incus_root: Path, tmp_path: Path) -> No
         assert user.publish(kit.ova(tmp_path / "a.ova"))["outcome"] == "published"
 
 
+@pytest.mark.usefixtures("by_tls")
+def test_a_cluster(incus_root: Path, tmp_path: Path) -> None:
+    package = kit.ova(tmp_path / "a.ova")
+    with incus.server(incus_root, tmp_path / "one") as one, incus.server(incus_root, tmp_path / "two") as two:
+        incus.join(one, two)
+        user = User(one, one.folder / "user")
+        one.trust("user", user.login[0])
+        first = user.publish(package)["ids"]["fingerprint"]
+        assert seen(two) == {first: {"a", "a/1.0"}}
+        assert one.files == two.files, "Incus has copied it"
+        incus.remote(user.folder / "incus", "lab", two)
+        assert user.publish(package)["outcome"] == "present"
+        second = user.publish(package, "--replace")["ids"]["fingerprint"]
+        assert seen(one) == {second: {"a", "a/1.0"}} and first != second
+        assert one.files == two.files and len(one.files) == 2
+
+
 def test_the_line_that_starts_it_is_one_that_the_client_takes(user: User, server: incus.Server, tmp_path: Path) -> None:
     said = user.publish(kit.ova(tmp_path / "a.ova"))["said"]
     assert "no EFI system partition" in said
