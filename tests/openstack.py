@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ class Cloud:
     """With /v3."""
     glance: Mapping[str, str]
     """By region."""
-    project: str
+    nobody: str
+    """Where nobody answers for as long as the cloud runs: the image service of the region `gone`."""
+    project: str = ""
     """The id of `appliances`."""
 
     def auth(self, user: str = "publisher", project: str = "appliances") -> dict[str, str]:
@@ -149,7 +152,10 @@ def openstack(folder: Path, full: int = 3 << 20) -> Iterator[Cloud]:
         keystone = f"{urls['keystone']}/v3"
         _configure_keystone(folder, keystone)
         stack.enter_context(_keystone(folder, ports["keystone"]))
-        cloud = _populated(Cloud(folder, keystone, {region: urls[region] for region in ("one", "full")}, ""))
+        nobody = stack.enter_context(socket.socket())
+        nobody.bind(("127.0.0.1", 0))  # taken, and not listened to
+        regions = {region: urls[region] for region in ("one", "full")}
+        cloud = _populated(Cloud(folder, keystone, regions, f"http://127.0.0.1:{nobody.getsockname()[1]}"))
         empty.result()
         starting = []
         for region, url in cloud.glance.items():
@@ -275,7 +281,7 @@ def _populated(empty: Cloud) -> Cloud:
     image = make("service", name="glance", type="image")
     make("region", id="full")
     make("region", id="gone")
-    for region, url in {**empty.glance, "gone": f"http://127.0.0.1:{free_port()}"}.items():
+    for region, url in {**empty.glance, "gone": empty.nobody}.items():
         make("endpoint", service_id=image, interface="public", url=url, region_id=region)
     project = make("project", name="appliances", domain_id="default")
     user = make("user", name="publisher", password=SECRET, domain_id="default")
@@ -289,7 +295,7 @@ def _populated(empty: Cloud) -> Cloud:
         for region in empty.glance
     ]
     empty.call("POST", f"{v3}/registered_limits", {"registered_limits": limits}, token=token)
-    return Cloud(empty.folder, v3, empty.glance, project)
+    return replace(empty, project=project)
 
 
 @cache
@@ -330,7 +336,9 @@ def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 if __name__ == "__main__":  # to look around: python -m tests.openstack FOLDER
     with openstack(Path(sys.argv[1])) as shown:
-        print(json.dumps({"auth": shown.auth(), "glance": dict(shown.glance)}, indent=1), flush=True)
+        print(
+            json.dumps({"auth": shown.auth(), "glance": {**shown.glance, "gone": shown.nobody}}, indent=1), flush=True
+        )
         with suppress(KeyboardInterrupt):
             signal.pause()
     shutil.rmtree(sys.argv[1])

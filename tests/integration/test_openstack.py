@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,7 +20,6 @@ from ovfbuild.verify.package import open_package
 from ovfbuild.vm import disk
 from tests import openstack
 from tests.faulty import Proxy, certificate, proxy
-from tests.integration.guests import free_port
 from tests.unit.formats.conftest import Pieces, noise, written
 from tests.unit.publish.kit import ova_of_three
 from tests.unit.verify.kit import good
@@ -411,7 +411,11 @@ def test_killed_between_two_disks(user: User, cloud: openstack.Cloud, tmp_path: 
     assert {boot["id"], data["id"]}.isdisjoint(image["id"] for image in images)
 
 
-def test_several_disks_are_replaced_and_retired_together(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk_format", ["qcow2", "vmdk"])
+def test_several_disks_are_replaced_and_retired_together(
+    user: User, cloud: openstack.Cloud, tmp_path: Path, disk_format: str
+) -> None:
+    user.target(disk_format=disk_format)
     first = user.publish(ova_of_three(tmp_path / "a.ova"))
     second = user.publish(ova_of_three(tmp_path / "b.ova", seed=2), "--replace")
     assert {image["id"] for image in cloud.images()} == set(second["ids"].values())
@@ -423,7 +427,7 @@ def test_several_disks_are_replaced_and_retired_together(user: User, cloud: open
         user.killed(between, tmp_path / "c.ova", b"DELETE ", 0, "--keep-old", "0", nth=2)
         assert {image["name"] for image in cloud.images()} == {"a-1.0-disk3", "a-1.1", "a-1.1-disk3"}
     user.login(auth=cloud.auth())
-    user.target(old="hide")
+    user.target(old="hide", disk_format=disk_format)
     user.publish(tmp_path / "c.ova")
     assert {image["name"] for image in cloud.images()} == {"a-1.1", "a-1.1-disk3"}, "the next run removes the rest"
     user.publish(ova(tmp_path / "d.ova", "1.2"), "--keep-old", "0")
@@ -441,11 +445,10 @@ def test_several_disks_are_replaced_and_retired_together(user: User, cloud: open
 @pytest.mark.fault("server down")
 @pytest.mark.parametrize("who", ["keystone", "glance", "glance of the catalogue"])
 def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path, who: str) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
     if who == "keystone":
-        user.login(auth={**cloud.auth(), "auth_url": f"{nobody}/v3"})
+        user.login(auth={**cloud.auth(), "auth_url": f"{cloud.nobody}/v3"})
     elif who == "glance":
-        user.login(auth=cloud.auth(), image_endpoint_override=nobody)
+        user.login(auth=cloud.auth(), image_endpoint_override=cloud.nobody)
     else:
         user.target(region="gone")
     said = user.refused(ova(tmp_path / "a.ova"))
@@ -513,6 +516,19 @@ def test_a_connection_that_breaks_at_half(user: User, cloud: openstack.Cloud, tm
         assert (image["status"], image["ovfbuild_state"]) == ("active", "whole")
         between.when(b"PUT ", 2 * MIB, times=9)
         assert "can't be reached" in user.refused(ova(tmp_path / "b.ova", "1.1", 4 * MIB), left=1)
+
+
+@pytest.mark.fault("connection cut at half")
+def test_several_disks_of_which_the_last_never_arrives(user: User, cloud: openstack.Cloud, tmp_path: Path) -> None:
+    def cut(head: bytes) -> bytes | None:
+        (length,) = re.findall(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        return b"" if int(length) < MIB else None
+
+    with proxy(cloud.glance["one"]) as between:
+        user.through(between)
+        between.when(b"PUT ", 65536, cut, times=9)
+        assert "can't be reached" in user.refused(ova_of_three(tmp_path / "a.ova"))
+        assert len([head for head in between.heads if head.startswith(b"PUT ")]) == 4, "two disks, two tries"
 
 
 @pytest.mark.fault("500 in the middle")
