@@ -38,6 +38,7 @@ from ovfbuild.tries import TryAgain
 
 _FIRST_LOOK, _LATER_LOOKS = 0.1, 5.0
 """Seconds between two looks at an import: the first, and those that a large one comes to."""
+_IMPORT_LOCK = "os_glance_import_task"
 _IMPORT_SECONDS = 4 * 3600.0
 _SECRETS = ("password", "application_credential_secret", "token", "passcode")
 
@@ -242,16 +243,20 @@ class _Images:
         return {"ovfbuild_other_images": images, **{key: told[key] for key in told if key not in theirs}}
 
     def _active(self, number: str) -> Image:
-        """The image once Glance has all of it."""
+        """The image once Glance has all of it, and writes to it no more.
+
+        An import writes the image as it knew it for some time after it is active, over what others set meanwhile; the
+        last that it does is to drop its lock (glance/async_/flows/api_image_import.py, since Victoria).
+        """
         until, wait = time.monotonic() + _IMPORT_SECONDS, _FIRST_LOOK
         while time.monotonic() < until:
             image = self._glance.image(number)
             if image is None:
                 raise TryAgain(f"{self._glance.host}: image {number} is gone")
-            if image["status"] == "active":
+            at_it = image["status"] in ("uploading", "importing", "saving") or _IMPORT_LOCK in image
+            if image["status"] == "active" and not at_it:
                 return image
-            failed = image.get("os_glance_failed_import")
-            if failed or image["status"] not in ("uploading", "importing", "saving"):
+            if image.get("os_glance_failed_import") or not at_it:
                 why = self._glance.failures(number) or f"it is {image['status']}"
                 what = f"{self._glance.host} took the disk and made no image of it: {why}"
                 raise PublishError(what, "its store may be full; its administrator's log says more")
