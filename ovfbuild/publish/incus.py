@@ -26,7 +26,9 @@ from ovfbuild.spec import incus_remote
 from ovfbuild.spec.targets import IncusTarget
 from ovfbuild.tries import TryAgain
 from ovfbuild.vm.blocks import open_reader
+from ovfbuild.vm.disk import inside
 from ovfbuild.vm.esp import has_esp
+from ovfbuild.vm.extract import is_empty
 
 _PROBE = "ovfbuild asks whether it may"
 
@@ -176,17 +178,18 @@ class _Images:
     def _boot_disk(self, shipment: Shipment) -> PackedDisk:
         """The disk that becomes the image. Raises PublishError where others have a content, too."""
         disks = disks_of(shipment.package)
-        boot, *others = (disk for disk in disks if disk.member)
-        if others:
-            raise PublishError(
-                f"{shipment.path.name} has {1 + len(others)} disks with a content, and an image of Incus's has one",
-                "publish the others as images of their own, from appliances of one disk",
-            )
-        for disk in disks:
-            if disk is not boot:
-                volume = f"{shipment.name}-disk{disk.number}"
-                made = f"incus storage volume create POOL {volume} --type=block size={disk.gibibytes}GiB"
-                self._around.progress.note(f"disk {disk.number} is empty; each machine needs a volume: {made}")
+        boot = next(disk for disk in disks if disk.member)
+        others = [disk for disk in disks if disk is not boot]
+        for disk in others:
+            if disk.member and not is_empty(inside(shipment.path, disk.member.offset, disk.member.size)):
+                raise PublishError(
+                    f"disk {disk.number} of {shipment.path.name} has a content, and an image of Incus's has one disk",
+                    "publish it as an image of its own, from an appliance of one disk",
+                )
+        for disk in others:
+            volume = f"{shipment.name}-disk{disk.number}"
+            made = f"incus storage volume create POOL {volume} --type=block size={disk.gibibytes}GiB"
+            self._around.progress.note(f"disk {disk.number} is empty; each machine needs a volume: {made}")
         return boot
 
 

@@ -15,6 +15,12 @@ def capacity(source: str) -> int:
     return int(json.loads(run(["qemu-img", "info", "--output=json", "--image-opts", source]))["virtual-size"])
 
 
+def is_empty(source: str) -> bool:
+    """Whether the tables of a disk in the words of --image-opts tell of no content at all. Raises ProgramError."""
+    told = run(["qemu-img", "map", "--output=json", "--image-opts", source], timeout=600)
+    return not any(extent["data"] for extent in json.loads(told))
+
+
 def extract(source: str, target: Path, target_format: str, progress: Progress) -> None:
     """Writes a disk in the words of --image-opts as an image of its own. Raises ProgramError."""
     with watched(target, progress):

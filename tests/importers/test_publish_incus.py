@@ -20,6 +20,7 @@ from ovfbuild.vm import disk as disks
 from tests.faults import free_port
 from tests.faulty import Proxy, certificate, proxy
 from tests.importers import incus
+from tests.importers.lab import packed
 from tests.unit.publish import kit
 
 pytestmark = [pytest.mark.importers, pytest.mark.timeout(600)]  # the first may have to install
@@ -217,6 +218,13 @@ def test_a_cluster(incus_root: Path, tmp_path: Path) -> None:
         second = user.publish(package, "--replace")["ids"]["fingerprint"]
         assert seen(one) == {second: {"a", "a/1.0"}} and first != second
         assert one.files == two.files and len(one.files) == 2
+
+
+def test_further_disks(user: User, disk: Path, tmp_path: Path, own_cache: Path) -> None:
+    said = user.publish(packed(disk, tmp_path, disks=[{"size": "3 GiB"}]))["said"]
+    assert "incus storage volume create POOL hello-disk2 --type=block size=3GiB" in said
+    refusal = user.refused(kit.ova_of_three(tmp_path / "b.ova"), left=1)
+    assert "disk 3 of b.ova has a content, and an image of Incus's has one disk" in refusal
 
 
 def test_the_line_that_starts_it_is_one_that_the_client_takes(user: User, server: incus.Server, tmp_path: Path) -> None:
