@@ -47,6 +47,7 @@ _OVER = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefres
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _HINTS = {
     "AccessDenied": "give this key the rights to get, put, list and delete there (s3:ListBucketMultipartUploads, too)",
+    "403": "check the credentials; they need the rights to get, put, list and delete there",
     "InvalidAccessKeyId": "check the credentials: aws sts get-caller-identity, or the target's profile",
     "SignatureDoesNotMatch": "check the credentials: the secret is not that of the access key",
     "NoSuchBucket": "make the bucket, or mend bucket of the target",
@@ -268,7 +269,7 @@ class _Bucket:
             return TryAgain(what)
         if status == 507 or "Full" in code or "Quota" in code:
             return PublishError(what, "make room there, or raise the quota")
-        named = {"403": "AccessDenied", "404": "NoSuchBucket"}.get(code, code)
+        named = {"404": "NoSuchBucket"}.get(code, code)
         return PublishError(what, _HINTS.get(named, "check bucket, endpoint and region of the target"))
 
 

@@ -271,7 +271,7 @@ def test_refusals(shop: Shop, package: Path, monkeypatch: pytest.MonkeyPatch) ->
     endpoint = f"http://127.0.0.1:{faults.free_port()}"
     shop.refused(package, r"can't be reached: Connection refused \(3 tries\)", endpoint=endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
-    shop.refused(package, "403", prefix="wrong")
+    assert "check the credentials" in shop.refused(package, "403", prefix="wrong").hint
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["reader"][0])
     assert "s3:ListBucketMultipartUploads" in shop.refused(package, "AccessDenied", prefix="readonly").hint
     assert shop.store.keys("wrong") == shop.store.keys("readonly") == []
