@@ -91,9 +91,8 @@ def sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     _client(folder)
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {host}")
     (folder / "sshd_config").write_text(SERVER.format(port=server.port, folder=folder, more=more))
-    made = os.getuid() == 0 and not _PRIVSEP.exists()
-    if made:
-        _PRIVSEP.mkdir(mode=0o755)
+    if os.getuid() == 0:
+        _PRIVSEP.mkdir(mode=0o755, exist_ok=True)  # and left there: another run's server may need it
     program = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin") or "sshd"
     with (folder / "log").open("wb") as log:
         # Its path has to be absolute: it starts itself again for each connection.
@@ -104,9 +103,6 @@ def sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
     finally:
         running.terminate()
         running.wait(30)
-        if made:
-            with suppress(OSError):
-                _PRIVSEP.rmdir()
 
 
 def _until_it_answers(port: int) -> None:
