@@ -38,7 +38,7 @@ from ovfbuild.tries import TryAgain
 from ovfbuild.vm.fetch import distrusted, reason
 
 _T = TypeVar("_T")
-_SMALLEST_PART = 16 << 20
+_SMALLEST_PART = 8 << 20
 """Bytes; what an upload needs of memory is those that are on their way, and one."""
 _MOST_PARTS = 9000
 """S3 takes 10 000."""

@@ -116,7 +116,7 @@ class S3Target(Connected):
     public_url: f.HttpUrl | None = None
     """Where others read what lies under bucket and prefix, if not at the endpoint."""
     parallel: int = Field(4, ge=1, le=16)
-    """How many parts of 16 MiB are sent at once; each takes its size of memory."""
+    """How many parts of 8 MiB are sent at once; each takes its size of memory."""
 
 
 class OpenStackTarget(Target):
