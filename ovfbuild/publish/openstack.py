@@ -62,11 +62,13 @@ def _region(target: OpenStackTarget, around: Surroundings) -> CloudRegion:
         what = f"{(prompt or 'Password').rstrip(': ')} for target {target.name}"
         return around.secrets.ask(what, "add it to clouds.yaml")
 
+    where = "clouds.yaml, in this folder, ~/.config/openstack or /etc/openstack"
     try:
         loader = openstack.config.OpenStackConfig(pw_func=ask, app_name="ovfbuild")
+        if loader.get_cloud_names() == ["defaults"]:  # else it would ask for a password of nobody, nowhere
+            raise ConfigException("no cloud is configured: no clouds.yaml is found, and OS_AUTH_URL is not set")
         region = loader.get_one(cloud=target.cloud, region_name=target.region, api_timeout=target.timeout)
     except (ConfigException, ClientException, OSError) as error:
-        where = "clouds.yaml, in this folder, ~/.config/openstack or /etc/openstack"
         raise UsageError(f"target {target.name}: {error}", f"look at {where}") from None
     for key in _SECRETS:
         around.secrets.keep(str(region.config.get("auth", {}).get(key) or ""))

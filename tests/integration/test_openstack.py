@@ -442,6 +442,13 @@ def test_several_disks_are_replaced_and_retired_together(
 # --- faults ---
 
 
+def test_no_cloud_is_configured(user: User, tmp_path: Path) -> None:
+    (user.folder / "clouds.yaml").unlink()
+    (user.folder / "ovfbuild" / "targets.toml").write_text('[[publish]]\nname = "lab"\nkind = "openstack"\n')
+    code, _, said = user.run("publish", ova(tmp_path / "a.ova"), "--to", "lab")
+    assert code == 2 and "no cloud is configured" in said and "~/.config/openstack" in said
+
+
 @pytest.mark.fault("server down")
 @pytest.mark.parametrize("who", ["keystone", "glance", "glance of the catalogue"])
 def test_nobody_is_there(user: User, cloud: openstack.Cloud, tmp_path: Path, who: str) -> None:
