@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import free_port
+from tests.servers import until_it_answers
 
 PASSWORD = "not-to-be-seen-0815"
 TOKENS = ("old-token-not-to-be-seen", "new-token-not-to-be-seen")
@@ -89,7 +88,7 @@ def nginx(root: Path, certificate: tuple[Path, Path], under: Sequence[str] = ())
     with (root / "errors").open("wb") as errors:
         running = subprocess.Popen([*under, "nginx", "-c", root / "nginx.conf"], env=env, stderr=errors)
     try:
-        _until_it_answers(ports[0])
+        until_it_answers(ports[0], "nginx")
         seen = Path(f"/proc/{running.pid}/root{disk}") if under else disk
         server = Nginx(root, seen, *ports)
         server.files.mkdir(exist_ok=True)
@@ -97,12 +96,3 @@ def nginx(root: Path, certificate: tuple[Path, Path], under: Sequence[str] = ())
     finally:
         running.terminate()
         running.wait(30)
-
-
-def _until_it_answers(port: int) -> None:
-    for _ in range(200):
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.05)
-    raise AssertionError("nginx does not start")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import free_port
+from tests.servers import until_it_answers
 
 _PRIVSEP = Path("/run/sshd")
 """Where sshd of root insists on an empty folder (sshd(8)); its package's service makes it when it starts."""
@@ -98,17 +97,8 @@ def sshd(folder: Path, more: str = "") -> Iterator[Sshd]:
         # Its path has to be absolute: it starts itself again for each connection.
         running = subprocess.Popen([program, "-D", "-e", "-f", folder / "sshd_config"], stdout=log, stderr=log)
     try:
-        _until_it_answers(server.port)
+        until_it_answers(server.port, "sshd")
         yield server
     finally:
         running.terminate()
         running.wait(30)
-
-
-def _until_it_answers(port: int) -> None:
-    for _ in range(200):
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.05)
-    raise AssertionError("sshd does not start")
