@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 _ABANDONED = 86400.0
 """Seconds after which nobody writes a partial file any more."""
@@ -100,10 +101,15 @@ def digests_of(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
     """By algorithm, the digest of a file's content, in hex; it is read once."""
     sums = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            for one in sums.values():
-                one.update(piece)
+        absorb(stream, *sums.values())
     return {algorithm: one.hexdigest() for algorithm, one in sums.items()}
+
+
+def absorb(stream: BinaryIO, *sums: Any) -> None:
+    """Feeds hashes with all that is left of a stream."""
+    while piece := stream.read(1 << 20):
+        for one in sums:
+            one.update(piece)
 
 
 def digest_of(value: object) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ovfbuild.errors import FileError
+from ovfbuild.files import absorb
 from ovfbuild.formats import ova
 from ovfbuild.formats.envelope import Disk
 from ovfbuild.progress import step
 from ovfbuild.publish.cloud import Surroundings
-from ovfbuild.publish.meter import PIECE
 from ovfbuild.publish.nova import DiskFormat
 from ovfbuild.verify.package import Package
 from ovfbuild.verify.rules import size_of
@@ -86,8 +86,7 @@ class Content:
         """In hex, by one of hashlib's algorithms."""
         running = hashlib.new(algorithm)
         with self.opened() as stream:
-            while piece := stream.read(PIECE):
-                running.update(piece)
+            absorb(stream, running)
         return running.hexdigest()
 
 

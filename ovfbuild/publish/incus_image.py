@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ovfbuild.files import absorb
 from ovfbuild.formats import ova
 from ovfbuild.formats.envelope import Envelope
 from ovfbuild.publish import nova
 from ovfbuild.publish.image_content import PackedDisk
-from ovfbuild.publish.meter import PIECE
 
 _ROOT = 10 * 2**30
 """The size of a machine's root disk where nothing says another (Incus, storage drivers, `size`)."""
@@ -90,8 +90,7 @@ def form(properties: Mapping[str, str], created: int, disk: Path) -> Form:
     metadata = stream.getvalue()
     running = hashlib.sha256(metadata)
     with disk.open("rb") as content:
-        while piece := content.read(PIECE):
-            running.update(piece)
+        absorb(content, running)
     return Form(metadata, disk, running.hexdigest(), secrets.token_hex(16))
 
 

@@ -19,11 +19,12 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ovfbuild.errors import FileError, PublishError
+from ovfbuild.files import absorb
 from ovfbuild.formats.ova import Member
 from ovfbuild.publish.automation import Automation, Missing, Unanswered, messages, one
 from ovfbuild.publish.cloud import Shipment, Standing, Stored
 from ovfbuild.publish.heartbeat import beating
-from ovfbuild.publish.meter import PIECE, Meter, Metered
+from ovfbuild.publish.meter import Meter, Metered
 from ovfbuild.publish.shipment import member_digests
 from ovfbuild.publish.vim_session import VimSession, numbers, vim
 from ovfbuild.spec.targets import VSphereTarget
@@ -303,6 +304,5 @@ def _digest(package: Package, member: Member, algorithm: str) -> str:
     except ValueError:
         raise PublishError(f"the server tells checksums by {algorithm!r}", "which ovfbuild does not know") from None
     with package.window(member) as stream:
-        while piece := stream.read(min(PIECE, member.size)):
-            running.update(piece)
+        absorb(stream, running)
     return running.hexdigest()
